@@ -1,0 +1,1 @@
+"""Target families that ship with edgekit, one folder each (installed as ``edgekit_targets``)."""
