@@ -1,0 +1,111 @@
+"""Which kernel runs a node: the one table, and the one decision.
+
+Every module of this package (names with a leading underscore aside) lists what it offers in
+``VARIANTS``. A variant is a :class:`~edgekit_targets.mcu.contract.Variant` with an integer ``rank``:
+among the variants that take a node, the lowest rank is the fastest. Portable C is rank 100.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal, Protocol
+
+from edgekit.errors import UnsupportedError
+from edgekit.graph.ir import Graph, Node
+from edgekit.targets.schema import Target
+
+from ..contract import KernelCall, Variant
+
+REF_RANK = 100  #: rank of the portable variants
+
+
+class RankedVariant(Variant, Protocol):
+    """A variant with its place in the order of speed."""
+
+    rank: int
+
+
+@cache
+def _table() -> dict[str, tuple[RankedVariant, ...]]:
+    """Operator type -> its variants, fastest first; equal ranks by name."""
+    found: dict[str, list[RankedVariant]] = {}
+    names: set[tuple[str, str]] = set()
+    for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("_"):
+            continue
+        offered = getattr(importlib.import_module(f"{__name__}.{module.name}"), "VARIANTS", ())
+        for v in offered:
+            if (v.op, v.name) in names:
+                raise ValueError(f"variant {v.name} for {v.op} is listed twice")
+            names.add((v.op, v.name))
+            found.setdefault(v.op, []).append(v)
+    return {op: tuple(sorted(vs, key=lambda v: (v.rank, v.name))) for op, vs in found.items()}
+
+
+def supported_ops() -> list[str]:
+    """Operator types for which there is at least one variant, sorted."""
+    return sorted(_table())
+
+
+def variants_of(op: str) -> Sequence[RankedVariant]:
+    """Every variant of an operator type, applicable or not, fastest first."""
+    return _table().get(op, ())
+
+
+def reject_reasons(node: Node, graph: Graph, target: Target) -> list[tuple[str, str]]:
+    """(variant name, reason) for each variant of the node's type that does not take it."""
+    reasons = []
+    for v in variants_of(node.type):
+        reason = v.reject(node, graph, target)
+        if reason is not None:
+            reasons.append((v.name, reason))
+    return reasons
+
+
+def reject_reason(node: Node, graph: Graph, target: Target) -> str | None:
+    """None when some variant takes the node, else one phrase with every distinct reason."""
+    if candidates(node, graph, target):
+        return None
+    if not variants_of(node.type):
+        return (
+            f"there is no microcontroller kernel for {node.type}; "
+            f"there are kernels for {', '.join(supported_ops())}"
+        )
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reject_reasons(node, graph, target):
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def candidates(node: Node, graph: Graph, target: Target) -> list[RankedVariant]:
+    """The variants that take the node on the target, fastest first."""
+    return [v for v in variants_of(node.type) if v.reject(node, graph, target) is None]
+
+
+def const_bytes(call: KernelCall) -> int:
+    """Flash that the call's constants take."""
+    return sum(c.data.nbytes for c in call.consts)
+
+
+def select(
+    node: Node,
+    graph: Graph,
+    target: Target,
+    optimize: Literal["speed", "size", "ram"] = "speed",
+) -> RankedVariant:
+    """The variant a node gets. speed: lowest rank; size: fewest constant bytes; ram: least scratch
+    (ties: lowest rank). UnsupportedError names the node, its type and every reason."""
+    found = candidates(node, graph, target)
+    if not found:
+        raise UnsupportedError(
+            f"node '{node.name}' ({node.type}) cannot run on {target.name}: "
+            f"{reject_reason(node, graph, target)}"
+        )
+    if optimize == "speed" or len(found) == 1:
+        return found[0]
+    calls = [v.lower(node, graph, target) for v in found]
+    cost = [const_bytes(c) if optimize == "size" else c.scratch_bytes for c in calls]
+    return found[min(range(len(found)), key=lambda i: (cost[i], i))]

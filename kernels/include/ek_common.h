@@ -1,0 +1,64 @@
+/* Types and integer arithmetic that every kernel shares. C11, no libc but memcpy/memset.
+ *
+ * The arithmetic is gemmlowp's (fixedpoint.h) as TensorFlow Lite Micro's reference kernels use it:
+ * double rounding, ties away from zero in the second rounding. Right shifts of negative values are
+ * arithmetic, as gcc and clang define them.
+ */
+#ifndef EK_COMMON_H
+#define EK_COMMON_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __cplusplus
+#error "edgekit kernels are C11"
+#endif
+
+#define EK_INLINE static inline __attribute__((always_inline, unused))
+#define EK_RESTRICT restrict
+
+/* No value is larger than 5-dimensional (TFLite's own limit for most operators is 4 to 6). */
+#define EK_MAX_DIMS 5
+
+EK_INLINE int32_t ek_min(int32_t a, int32_t b) { return a < b ? a : b; }
+EK_INLINE int32_t ek_max(int32_t a, int32_t b) { return a > b ? a : b; }
+EK_INLINE int32_t ek_clamp(int32_t x, int32_t lo, int32_t hi) { return ek_min(ek_max(x, lo), hi); }
+EK_INLINE int8_t ek_sat_s8(int32_t x) { return (int8_t)ek_clamp(x, -128, 127); }
+
+/* x * 2^n modulo 2^32. */
+EK_INLINE int32_t ek_shl(int32_t x, int n) { return (int32_t)((uint32_t)x << n); }
+
+/* SaturatingRoundingDoublingHighMul without its one saturating case (both INT32_MIN, which a
+ * multiplier never is). gemmlowp's sign-dependent nudge and truncating division are together
+ * floor((a * b + 2^30) / 2^31). */
+EK_INLINE int32_t ek_srdhm(int32_t a, int32_t b) {
+  return (int32_t)(((int64_t)a * b + ((int64_t)1 << 30)) >> 31);
+}
+
+/* SaturatingRoundingDoublingHighMul, all cases. */
+EK_INLINE int32_t ek_srdhm_sat(int32_t a, int32_t b) {
+  return (a == INT32_MIN && b == INT32_MIN) ? INT32_MAX : ek_srdhm(a, b);
+}
+
+/* RoundingDivideByPOT: x / 2^e, ties away from zero; 0 <= e <= 31. */
+EK_INLINE int32_t ek_rdpot(int32_t x, int e) {
+  const int32_t mask = (int32_t)(((uint32_t)1 << e) - 1u);
+  const int32_t threshold = (mask >> 1) + (x < 0);
+  return (x >> e) + ((x & mask) > threshold);
+}
+
+/* MultiplyByQuantizedMultiplier: x * mult * 2^(shift - 31), double rounding.
+ * mult: 0 or 2^30 .. 2^31 - 1. shift: > 0 left (wraps modulo 2^32), <= 0 right; -31 .. 30. */
+EK_INLINE int32_t ek_requant(int32_t x, int32_t mult, int shift) {
+  const int left = shift > 0 ? shift : 0;
+  const int right = shift > 0 ? 0 : -shift;
+  return ek_rdpot(ek_srdhm(ek_shl(x, left), mult), right);
+}
+
+/* MultiplyByQuantizedMultiplierSmallerThanOneExp: as ek_requant for shift <= 0. */
+EK_INLINE int32_t ek_requant_right(int32_t x, int32_t mult, int shift) {
+  return ek_rdpot(ek_srdhm(x, mult), -shift);
+}
+
+#endif
