@@ -153,6 +153,29 @@ def multiply_by_quantized_multiplier_int64(
     return wrap32(x >> total)
 
 
+def requantize(
+    acc: np.ndarray,
+    mult: np.ndarray | int,
+    shift: np.ndarray | int,
+    *,
+    zero_point: int,
+    limits: tuple[int, int],
+    dtype: str,
+    wide: bool = False,
+) -> np.ndarray:
+    """An accumulator's way out: multiplier, output zero point, clamp, narrowing.
+
+    acc: integer values, channels last; mult and shift broadcast against it; limits: inclusive, in
+    the output's integers. wide: use the 64-bit accumulator arithmetic (int16 activations).
+    """
+    scale = multiply_by_quantized_multiplier_int64 if wide else multiply_by_quantized_multiplier
+    out = scale(acc, mult, shift)
+    out += zero_point
+    np.maximum(out, limits[0], out=out)
+    np.minimum(out, limits[1], out=out)
+    return out.astype(dtype)
+
+
 def saturating_rounding_multiply_by_pot(x: np.ndarray, exponent: int) -> np.ndarray:
     """gemmlowp ``SaturatingRoundingMultiplyByPOT`` on int32 values; any sign of exponent."""
     if exponent <= 0:
