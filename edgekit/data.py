@@ -171,7 +171,9 @@ def _one_input(t: Tensor, a: np.ndarray, source: str) -> np.ndarray:
             )
     if str(a.dtype) == t.dtype:
         if t.is_float and not np.all(np.isfinite(a)):
-            raise InputError(f"{source} holds NaN or infinite values; input '{t.name}' takes numbers")
+            raise InputError(
+                f"{source} holds NaN or infinite values; input '{t.name}' takes numbers"
+            )
         return np.ascontiguousarray(a)
     if a.dtype.kind not in "fiub":
         raise InputError(f"{source} is of dtype {a.dtype}; accepted are numbers")
