@@ -257,7 +257,7 @@ def linear(call: Call, channel_axis: int) -> Linear:
     ftype: type[np.floating] = np.float32 if worst < 1 << 24 else np.float64
     # Micro's int16 kernels accumulate in the bias's type, and in 32 bits without a bias; its fully
     # connected and depthwise ones always in 64
-    wide_acc = wide and (wide_bias or call.node.type != "CONV_2D")
+    wide_acc = wide and (bt is None or wide_bias or call.node.type != "CONV_2D")
     return Linear(
         x.astype(ftype) - np.asarray(qx.zp, ftype),
         w64.astype(ftype),
