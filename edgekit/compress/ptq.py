@@ -1,0 +1,380 @@
+"""Post-training quantization: a float graph and calibration samples become an int8 graph.
+
+Activations: int8, per tensor, asymmetric, the range from an observer. Weights: int8, symmetric, per
+output channel for convolutions (per tensor for dense layers, as TFLite's converter does). Biases:
+int32 with scale ``s_in * s_w``. The numerics are TFLite's (Jacob et al., CVPR 2018; TensorFlow Lite
+8-bit quantization specification), so the result writes to a .tflite file and runs bit for bit alike
+on every engine.
+
+Operators that copy values (pooling, reshape, concatenation, ...) share one scale with their
+neighbours; SOFTMAX, LOGISTIC and TANH have the scales the specification fixes. Operators without an
+integer form stay float between DEQUANTIZE and QUANTIZE; the backend names them if it cannot run them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekit.compress.equalize import equalize
+from edgekit.compress.observers import OBSERVERS, Observer, Statistics, calibrate, choose_range
+from edgekit.compress.simplify import clean
+from edgekit.errors import InputError
+from edgekit.graph.ir import Graph, Node, QuantParams, Tensor
+from edgekit.graph.numerics import quantize as quantize_array
+
+#: Channel axis of the weights by operator; their quantization is per channel along it.
+_WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0}
+#: Operators that return values of their input(s): one quantization for inputs and outputs.
+_SAME = frozenset(
+    {
+        "MAX_POOL_2D",
+        "AVERAGE_POOL_2D",
+        "RESHAPE",
+        "SQUEEZE",
+        "TRANSPOSE",
+        "STRIDED_SLICE",
+        "SPLIT",
+        "GATHER",
+        "CONCATENATION",
+        "PAD",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "RESIZE_BILINEAR",
+        "REDUCE_MAX",
+        "MAXIMUM",
+        "MINIMUM",
+    }
+)
+_FIXED = {
+    "SOFTMAX": (1.0 / 256.0, -128),
+    "LOGISTIC": (1.0 / 256.0, -128),
+    "TANH": (1.0 / 128.0, 0),
+}
+_FREE = frozenset(
+    {
+        "ADD",
+        "SUB",
+        "MUL",
+        "SQUARED_DIFFERENCE",
+        "MEAN",
+        "SUM",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "LEAKY_RELU",
+        "PRELU",
+        "HARD_SWISH",
+        "GELU",
+        "ABS",
+        "EXP",
+        "NEG",
+        "SQRT",
+        "RSQRT",
+        "BATCH_MATMUL",
+        "LAYER_NORM",
+        "ARG_MAX",
+    }
+)
+_INTEGER = frozenset(_WEIGHT_AXIS) | _SAME | frozenset(_FIXED) | _FREE
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How to quantize. The defaults are sound for most networks.
+
+    observer: see :mod:`.observers`; percentile: share kept by the percentile observer.
+    per_channel: weight scales a channel (convolutions). per_channel_dense: for dense layers too.
+    bias_correction: move the mean error that weight rounding makes into the bias. equalize:
+    cross-layer equalization first (helps per-tensor weights and depthwise nets).
+    """
+
+    observer: Observer = "minmax"
+    percentile: float = 99.99
+    per_channel: bool = True
+    per_channel_dense: bool = False
+    bias_correction: bool = True
+    equalize: bool = False
+
+    def __post_init__(self) -> None:
+        if self.observer not in OBSERVERS:
+            raise InputError(
+                f"observer '{self.observer}' is unknown; known are {', '.join(OBSERVERS)}"
+            )
+        if not 50.0 < self.percentile <= 100.0:
+            raise InputError(f"percentile {self.percentile} is not in (50, 100]")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def quantize(
+    graph: Graph,
+    inputs: Sequence[np.ndarray],
+    options: QuantizeOptions | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Graph:
+    """The int8 form of a float graph.
+
+    inputs: calibration samples, one float32 array a graph input, samples along axis 0. Raises
+    InputError when the graph holds quantized tensors already, or on values that are not finite.
+    """
+    options = options or QuantizeOptions()
+    for t in graph.tensors.values():
+        if t.quant is not None or t.dtype in ("int8", "uint8", "int16"):
+            raise InputError(
+                f"model '{graph.name}' is partly quantized already (tensor '{t.name}' is {t.dtype}); "
+                "quantization takes a float model"
+            )
+    g = clean(graph)
+    if options.equalize:
+        g = equalize(g)
+    stats = calibrate(g, inputs, options.observer, progress)
+    if progress:
+        progress("quantizing")
+    return _Quantizer(g, stats, options).build()
+
+
+def qparams(lo: float, hi: float) -> QuantParams:
+    """int8 scale and zero point of a range that contains 0 (TFLite's nudged zero point)."""
+    lo, hi = min(lo, 0.0), max(hi, 0.0)
+    scale = np.float32((hi - lo) / 255.0)
+    if not scale > 1e-30:
+        return QuantParams.per_tensor(1.0, 0)
+    zp = int(np.clip(np.rint(-128.0 - lo / float(scale)), -128, 127))
+    return QuantParams.per_tensor(float(scale), zp)
+
+
+class _Quantizer:
+    def __init__(self, g: Graph, stats: dict[str, Statistics], options: QuantizeOptions) -> None:
+        self.g = g
+        self.stats = stats
+        self.options = options
+        self.out = Graph(g.name, {}, [], (), (), dict(g.metadata))
+        self.out.metadata["quantized"] = "edgekit post-training int8"
+        self.params = self._activation_params()
+        self.as_float: dict[str, str] = {}
+        self.as_int: dict[str, str] = {}
+
+    # -- which scale each activation gets ----------------------------------------------------------
+
+    def _integer(self, n: Node) -> bool:
+        """The node has an integer form here."""
+        if n.type not in _INTEGER:
+            return False
+        if n.type in _WEIGHT_AXIS:
+            return all(i is None or self.g.tensor(i).is_const for i in n.inputs[1:])
+        return all(t is None or t.is_float for t in self.g.ins(n))
+
+    def _activation_params(self) -> dict[str, QuantParams]:
+        g = self.g
+        names = [t.name for t in g.tensors.values() if not t.is_const and t.is_float]
+        parent = {n: n for n in names}
+
+        def find(n: str) -> str:
+            while parent[n] != n:
+                parent[n] = parent[parent[n]]
+                n = parent[n]
+            return n
+
+        fixed: dict[str, QuantParams] = {}
+        for n in g.nodes:
+            if not self._integer(n):
+                continue
+            if n.type in _FIXED:
+                fixed[n.outputs[0]] = QuantParams.per_tensor(*_FIXED[n.type])
+            if n.type in _SAME:
+                tied = [i for i in (*n.inputs, *n.outputs) if i in parent]
+                for other in tied[1:]:
+                    parent[find(other)] = find(tied[0])
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(find(name), []).append(name)
+        params: dict[str, QuantParams] = {}
+        for members in groups.values():
+            ranges = [
+                choose_range(self.stats[m], self.options.observer, self.options.percentile)
+                for m in members
+            ]
+            shared = qparams(min(r[0] for r in ranges), max(r[1] for r in ranges))
+            pinned = [fixed[m] for m in members if m in fixed]
+            if pinned and all(p.same_as(pinned[0]) for p in pinned):
+                shared = pinned[0]
+            for m in members:
+                params[m] = fixed.get(m, shared)
+        return params
+
+    # -- building ----------------------------------------------------------------------------------
+
+    def build(self) -> Graph:
+        g = self.g
+        out = self.out
+        for name in g.inputs:
+            t = g.tensor(name)
+            if t.is_float:
+                out.tensors[name] = t.with_(dtype="int8", quant=self.params[name])
+                self.as_int[name] = name
+            else:
+                out.tensors[name] = t
+        out.inputs = g.inputs
+        for n in g.nodes:
+            if self._integer(n):
+                self._integer_node(n)
+            else:
+                self._float_node(n)
+        out.outputs = tuple(
+            self._as_int(o) if g.tensor(o).is_float and not g.tensor(o).is_const else o
+            for o in g.outputs
+        )
+        out.toposort()
+        out.prune()
+        return out.validate()
+
+    def _as_int(self, name: str) -> str:
+        """The int8 tensor for a float activation of the source, quantizing it where it is float."""
+        if name not in self.as_int:
+            t = self.g.tensor(name)
+            q = self.out.add_tensor(
+                t.with_(name=f"{name}_int8", dtype="int8", quant=self.params[name])
+            )
+            self.out.add_node("QUANTIZE", [self.as_float[name]], [q.name], name=f"{name}_quantize")
+            self.as_int[name] = q.name
+        return self.as_int[name]
+
+    def _as_float(self, name: str) -> str:
+        t = self.g.tensor(name)
+        if t.is_const or not t.is_float:
+            self.out.tensors.setdefault(name, t)
+            return name
+        if name not in self.as_float:
+            f = self.out.add_tensor(t.with_(name=f"{name}_float"))
+            self.out.add_node(
+                "DEQUANTIZE", [self.as_int[name]], [f.name], name=f"{name}_dequantize"
+            )
+            self.as_float[name] = f.name
+        return self.as_float[name]
+
+    def _float_node(self, n: Node) -> None:
+        inputs = [None if i is None else self._as_float(i) for i in n.inputs]
+        outputs = []
+        for o in n.outputs:
+            t = self.g.tensor(o)
+            stored = self.out.add_tensor(t.with_(name=f"{o}_float") if t.is_float else t)
+            if t.is_float:
+                self.as_float[o] = stored.name
+            outputs.append(stored.name)
+        self.out.nodes.append(n.with_(inputs=tuple(inputs), outputs=tuple(outputs)))
+
+    def _integer_node(self, n: Node) -> None:
+        out = self.out
+        outputs = []
+        for o in n.outputs:
+            t = self.g.tensor(o)
+            if t.is_float:
+                out.tensors[o] = t.with_(dtype="int8", quant=self.params[o])
+                self.as_int[o] = o
+            else:
+                out.tensors[o] = t
+            outputs.append(o)
+        if n.type in _WEIGHT_AXIS:
+            inputs = self._weighted_inputs(n)
+        elif n.type == "LAYER_NORM":
+            inputs = self._layer_norm_inputs(n)
+        else:
+            inputs = [self._activation_input(n, i) for i in n.inputs if i is not None]
+        out.nodes.append(n.with_(inputs=tuple(inputs), outputs=tuple(outputs)))
+
+    def _activation_input(self, n: Node, name: str) -> str:
+        t = self.g.tensor(name)
+        target = self.params.get(n.outputs[0])
+        if t.is_const:
+            assert t.data is not None
+            if n.type in _SAME and target is not None:
+                q = target
+            elif n.type == "BATCH_MATMUL" or n.type == "PRELU":
+                q = _symmetric(t.data)
+            else:
+                q = qparams(float(t.data.min()), float(t.data.max()))
+            data = quantize_array(t.data, q, "int8")
+            return self.out.add_tensor(Tensor(name, t.shape, "int8", q, data)).name
+        have = self._as_int(name)
+        q_have = self.out.tensor(have).quant
+        if n.type in _SAME and target is not None and not target.same_as(q_have):
+            same = self.out.add_tensor(t.with_(name=f"{name}_rescaled", dtype="int8", quant=target))
+            self.out.add_node("QUANTIZE", [have], [same.name], name=f"{name}_rescale")
+            return same.name
+        return have
+
+    def _weighted_inputs(self, n: Node) -> list[str | None]:
+        g, out = self.g, self.out
+        x = out.tensor(self._as_int(n.inputs[0] or ""))
+        y = self.params[n.outputs[0]]
+        w = g.tensor(n.inputs[1])
+        assert w.data is not None and x.quant is not None
+        bias = g.tensor(n.inputs[2]) if len(n.inputs) > 2 and n.inputs[2] is not None else None
+        axis = _WEIGHT_AXIS[n.type]
+        wd = w.data.astype(np.float64)
+        channels = w.shape[axis]
+        b = (
+            np.zeros(channels)
+            if bias is None or bias.data is None
+            else bias.data.astype(np.float64)
+        )
+        dense = n.type == "FULLY_CONNECTED"
+        per_channel = self.options.per_channel and (not dense or self.options.per_channel_dense)
+        others = tuple(i for i in range(wd.ndim) if i != axis)
+        peak = np.abs(wd).max(axis=others if per_channel else None, keepdims=False)
+        scale = np.atleast_1d(peak / 127.0)
+        # A channel without weights still needs a scale that makes its bias exact enough; and no
+        # bias may leave int32.
+        idle = y.s / x.quant.s / 256.0
+        scale = np.where(scale > 0, scale, idle)
+        limit = np.abs(b) if per_channel else np.abs(b).max(initial=0.0)
+        scale = np.maximum(scale, limit / (x.quant.s * 2.0**30)).astype(np.float32)
+        q = QuantParams(scale, np.zeros(len(scale), np.int32), axis if per_channel else None)
+        wq = np.clip(quantize_array(w.data.astype(np.float32), q, "int8"), -127, 127)
+        if self.options.bias_correction:
+            shape = [1] * wd.ndim
+            shape[axis] = -1
+            restored = wq * scale.astype(np.float64).reshape(shape if per_channel else -1)
+            b = b + self._mean_error(n, wd - restored)
+        b_scale = np.float32(x.quant.s) * scale
+        b_quant = QuantParams(b_scale, np.zeros(len(scale), np.int32), 0 if per_channel else None)
+        bq = np.clip(np.rint(b / b_scale.astype(np.float64)), -(2**31) + 1, 2**31 - 1)
+        new_w = out.add_tensor(Tensor(w.name, w.shape, "int8", q, wq.astype(np.int8)))
+        name = bias.name if bias is not None else f"{n.name}_bias"
+        new_b = out.add_tensor(Tensor(name, (channels,), "int32", b_quant, bq.astype(np.int32)))
+        return [x.name, new_w.name, new_b.name]
+
+    def _mean_error(self, n: Node, error: np.ndarray) -> np.ndarray:
+        """Expected output error a channel of a weight error, from the mean input a channel."""
+        mean = self.stats[n.inputs[0] or ""].mean
+        if n.type == "DEPTHWISE_CONV_2D":
+            m = error.shape[3] // len(mean)
+            return error.sum(axis=(0, 1, 2)) * np.repeat(mean, m)
+        if n.type == "TRANSPOSE_CONV":
+            return np.zeros(error.shape[0])  # taps reach positions unevenly: no single mean
+        if n.type == "CONV_2D" and error.shape[3] != len(mean):
+            groups = len(mean) // error.shape[3]
+            per = error.shape[0] // groups
+            by_group = mean.reshape(groups, -1).repeat(per, axis=0)
+            return (error.sum(axis=(1, 2)) * by_group).sum(axis=1)
+        columns = error.reshape(error.shape[0], -1, len(mean)).sum(axis=1)
+        return columns @ mean
+
+    def _layer_norm_inputs(self, n: Node) -> list[str | None]:
+        from edgekit.graph.ops.norm import quantize_affine
+
+        x = self.out.tensor(self._as_int(n.inputs[0] or ""))
+        gamma, beta = (self.g.tensor(i) for i in n.inputs[1:3])
+        names: list[str | None] = [x.name]
+        for t in quantize_affine(gamma, beta, self.params[n.outputs[0]]):
+            names.append(self.out.add_tensor(t).name)
+        return names
+
+
+def _symmetric(data: np.ndarray) -> QuantParams:
+    peak = float(np.abs(data).max(initial=0.0))
+    return QuantParams.per_tensor(peak / 127.0 if peak > 0 else 1.0, 0)
