@@ -47,9 +47,9 @@ def chance(rng: np.random.Generator, p: float) -> bool:
     return bool(rng.random() < p)
 
 
-def scale(rng: np.random.Generator, low: float = -9, high: float = 1) -> float:
+def scale(rng: np.random.Generator, low: float = -8, high: float = -2) -> float:
     """Log-uniform in 2**low .. 2**high; now and then an exact power of two."""
-    e = rng.uniform(low, high)
+    e = rng.uniform(low - 2, high + 3) if chance(rng, 0.1) else rng.uniform(low, high)
     return float(np.float32(2.0 ** (np.round(e) if chance(rng, 0.1) else e)))
 
 
@@ -125,7 +125,7 @@ def weights(
     """Constant weights: int8 symmetric in [-127, 127] (or -128 at worst), or float32."""
     if dtype == "float32":
         return Tensor("w", tuple(shape), "float32", None, fill(rng, shape, "float32"))
-    data = fill(rng, shape, "int8")
+    data = fill(rng, shape, "int8", "random" if chance(rng, 0.7) else None)
     if chance(rng, 0.2):  # dead channels
         sl = [slice(None)] * len(shape)
         sl[axis] = slice(0, int(rng.integers(1, shape[axis] + 1)))
@@ -210,7 +210,11 @@ def _geometry(rng: np.random.Generator, *, dilate: bool = True, max_filter: int 
     if style == "explicit":
         pads = tuple(int(rng.integers(0, reach[i // 2])) for i in range(4))
         extra = (pads[0] + pads[1], pads[2] + pads[3])
-    least = (1, 1) if style == "SAME" else tuple(max(1, r - e) for r, e in zip(reach, extra))
+    least = (
+        (1, 1)
+        if style == "SAME"
+        else tuple(max(1, r - e) for r, e in zip(reach, extra, strict=True))
+    )
     hw = tuple(int(low + rng.integers(0, 8)) for low in least)
     return {"k": (kh, kw), "hw": hw, "stride": stride, "dilation": dilation, "padding": pads}
 
@@ -266,12 +270,156 @@ def transpose_conv(rng: np.random.Generator, dtype: str = "int8") -> Case:
     return case(rng, single("TRANSPOSE_CONV", [x, w, b], attrs, dtype, q))
 
 
+# -- matrix products ---------------------------------------------------------------------------
+
+
+def fully_connected(rng: np.random.Generator, dtype: str = "int8") -> Case:
+    inputs, outputs = (int(rng.integers(1, 130)), pick(rng, CHANNELS))
+    keep = chance(rng, 0.3)
+    shape: tuple[int, ...] = (1, inputs)
+    if keep:
+        shape = (1, *(int(d) for d in rng.integers(1, 5, int(rng.integers(0, 3)))), inputs)
+    elif chance(rng, 0.3):  # flattened, in one row or in several
+        rows, parts = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        shape = (1, rows, parts, inputs) if chance(rng, 0.5) else (rows, inputs)
+    x = Tensor("x", shape, dtype, act_quant(rng, dtype))
+    w = weights(rng, (outputs, inputs), 0, dtype, dtype == "int8" and chance(rng, 0.5))
+    b = bias(rng, outputs, dtype, w, x, inputs)
+    attrs = {"activation": pick(rng, ACTIVATIONS), "keep_num_dims": keep}
+    q = linear_out(rng, dtype, x, w, b, inputs)
+    return case(rng, single("FULLY_CONNECTED", [x, w, b], attrs, dtype, q))
+
+
+def batch_matmul(rng: np.random.Generator, dtype: str = "int8") -> Case:
+    m, k, n = (int(rng.integers(1, 20)) for _ in range(3))
+    adj_x, adj_y = chance(rng, 0.3), chance(rng, 0.3)
+    batch = tuple(int(d) for d in rng.integers(1, 4, int(rng.integers(0, 2))))
+    lead = (1, *batch) if chance(rng, 0.8) else ()
+    x = Tensor("x", (*lead, *((k, m) if adj_x else (m, k))), dtype, act_quant(rng, dtype))
+    y_lead = lead
+    if lead and chance(rng, 0.3):
+        y_lead = tuple(1 for _ in lead)
+    y_shape = (*y_lead, *((n, k) if adj_y else (k, n)))
+    y = Tensor("rhs", y_shape, dtype, act_quant(rng, dtype))
+    if chance(rng, 0.4):
+        y = y.with_(data=fill(rng, y_shape, dtype))
+    q = None
+    if dtype != "float32":
+        assert x.quant is not None and y.quant is not None
+        top = nm.LIMITS[dtype][1]
+        s = x.quant.s * y.quant.s * np.sqrt(k) * top * 2.0 ** rng.uniform(-2, 2) / 2
+        q = act_quant(rng, dtype, max(s, x.quant.s * y.quant.s * k * 2.0**-13))
+    attrs = {"adj_x": adj_x, "adj_y": adj_y}
+    return case(rng, single("BATCH_MATMUL", [x, y], attrs, dtype, q))
+
+
+# -- pools and reductions ----------------------------------------------------------------------
+
+
+def pool(rng: np.random.Generator, dtype: str = "int8", *, op: str = "MAX_POOL_2D") -> Case:
+    geo = _geometry(rng, dilate=False)
+    pads = geo["padding"]
+    if isinstance(pads, tuple) and op == "AVERAGE_POOL_2D":  # not to be had in a .tflite file
+        geo["padding"] = "SAME"
+    x = Tensor("x", (1, *geo["hw"], pick(rng, CHANNELS)), dtype, act_quant(rng, dtype))
+    attrs = {
+        "filter": geo["k"],
+        "stride": geo["stride"],
+        "padding": geo["padding"],
+        "activation": pick(rng, ACTIVATIONS),
+    }
+    return case(rng, single(op, [x], attrs, dtype, x.quant))
+
+
+def reduce(rng: np.random.Generator, dtype: str = "int8", *, op: str = "MEAN") -> Case:
+    rank = int(rng.integers(2, 5))
+    shape = (1, *(int(d) for d in rng.integers(1, 12, rank - 1)))
+    axes = tuple(sorted(rng.choice(rank - 1, int(rng.integers(1, rank)), replace=False) + 1))
+    if rank == 4 and chance(rng, 0.4):
+        axes = (1, 2)
+    axes = tuple(int(a) for a in axes)
+    x = Tensor("x", shape, dtype, act_quant(rng, dtype))
+    q = x.quant
+    if q is not None and op != "REDUCE_MAX" and chance(rng, 0.8):
+        n = np.prod([shape[a] for a in axes]) ** rng.uniform(0.5, 1) if op == "SUM" else 1.0
+        q = act_quant(rng, dtype, q.s * n * 2.0 ** rng.uniform(-2, 1))
+    attrs = {"axes": axes, "keep_dims": chance(rng, 0.5)}
+    return case(rng, single(op, [x], attrs, dtype, q))
+
+
+# -- element by element ------------------------------------------------------------------------
+
+
+def _pair(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Two shapes that broadcast."""
+    rank = int(rng.integers(1, 5))
+    shape = (1, *(int(d) for d in rng.integers(1, 9, rank - 1)))
+    if rank == 4:
+        shape = (*shape[:3], pick(rng, CHANNELS))
+    if chance(rng, 0.5):
+        return shape, shape
+    other = tuple(1 if chance(rng, 0.5) else d for d in shape)
+    other = other[int(rng.integers(0, rank)) :] if chance(rng, 0.3) else other
+    return (shape, other) if chance(rng, 0.7) else (other, shape)
+
+
+def binary(rng: np.random.Generator, dtype: str = "int8", *, op: str = "ADD") -> Case:
+    a, b = _pair(rng)
+    x = Tensor("x", a, dtype, act_quant(rng, dtype))
+    y = Tensor("other", b, dtype, act_quant(rng, dtype))
+    q = None
+    if x.quant is not None and y.quant is not None:
+        if op in ("MAXIMUM", "MINIMUM"):
+            y = y.with_(quant=x.quant)
+        elif chance(rng, 0.8):  # scales of like size, as trained networks have them
+            y = y.with_(quant=act_quant(rng, dtype, x.quant.s * 2.0 ** rng.uniform(-3, 3)))
+        q = _binary_out(rng, op, dtype, x.quant, y.quant or x.quant)
+    if chance(rng, 0.3):
+        fixed = fill(rng, b, dtype)
+        if op == "DIV":
+            fixed = np.where(np.abs(fixed) < 0.1, np.float32(1), fixed)
+        y = y.with_(data=fixed)
+    elif chance(rng, 0.05):
+        x = x.with_(data=fill(rng, a, dtype))
+    attrs = {} if op in _NO_ACTIVATION else {"activation": pick(rng, ACTIVATIONS)}
+    return case(rng, single(op, [x, y], attrs, dtype, q))
+
+
+_NO_ACTIVATION = ("MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")
+
+
+def _binary_out(
+    rng: np.random.Generator, op: str, dtype: str, qx: QuantParams, qy: QuantParams | None
+) -> QuantParams | None:
+    assert qy is not None
+    if op in ("MAXIMUM", "MINIMUM"):
+        return qx
+    top = nm.LIMITS[dtype][1]
+    largest = max(qx.s, qy.s)
+    s = largest
+    if op == "MUL":
+        s = qx.s * qy.s * top / 2
+    elif op == "SQUARED_DIFFERENCE":
+        s = largest * largest * top
+    return act_quant(rng, dtype, s * 2.0 ** rng.uniform(-2, 2))
+
+
 CASES["CONV_2D"] = conv_2d
 CASES["DEPTHWISE_CONV_2D"] = depthwise_conv_2d
 CASES["TRANSPOSE_CONV"] = transpose_conv
+CASES["FULLY_CONNECTED"] = fully_connected
+CASES["BATCH_MATMUL"] = batch_matmul
+for _op in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
+    CASES[_op] = functools.partial(pool, op=_op)
+for _op in ("MEAN", "SUM", "REDUCE_MAX"):
+    CASES[_op] = functools.partial(reduce, op=_op)
+for _op in ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"):
+    CASES[_op] = functools.partial(binary, op=_op)
 
 #: dtype -> operator type -> generator, for the operators of this module.
 BY_DTYPE: dict[str, dict[str, Callable[[np.random.Generator], Case]]] = {
-    d: {op: functools.partial(f, dtype=d) for op, f in list(CASES.items())}
+    d: {op: functools.partial(f, dtype=d) for op, f in _typed.items()}
     for d in ("int16", "float32")
+    for _typed in (dict[str, Callable[..., Case]](CASES),)
 }
+BY_DTYPE["float32"]["DIV"] = functools.partial(binary, op="DIV", dtype="float32")

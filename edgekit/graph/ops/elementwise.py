@@ -106,15 +106,18 @@ AddParams = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def add_multipliers(
-    qx: QuantParams, qy: QuantParams, qo: QuantParams, left_shift: int
+    qx: QuantParams, qy: QuantParams, qo: QuantParams, left_shift: int, op_type: str = "ADD"
 ) -> AddParams:
-    """Multiplier and shift of both inputs and of the output of ADD and SUB."""
+    """Multiplier and shift of both inputs and of the output of ADD and SUB.
+
+    ADD takes the ratios in double, SUB in float32 (TFLM ``add_common.cc``, ``sub_common.cc``).
+    """
     twice = 2 * max(qx.s, qy.s)
-    return (
-        nm.quantize_multiplier_smaller_than_one_exp(qx.s / twice),
-        nm.quantize_multiplier_smaller_than_one_exp(qy.s / twice),
-        nm.quantize_multiplier_smaller_than_one_exp(twice / ((1 << left_shift) * qo.s)),
-    )
+    ratios = [qx.s / twice, qy.s / twice, twice / ((1 << left_shift) * qo.s)]
+    if op_type == "SUB":  # operands are float32 values, so rounding the quotient once is the same
+        ratios = [float(np.float32(r)) for r in ratios]
+    mx, my, mo = (nm.quantize_multiplier_smaller_than_one_exp(r) for r in ratios)
+    return mx, my, mo
 
 
 def _add_or_sub(call: Call) -> list[np.ndarray]:
@@ -128,7 +131,7 @@ def _add_or_sub(call: Call) -> list[np.ndarray]:
     x, y, qx, qy, qo = operands
     out = call.outs[0]
     left = head_room(out.dtype)
-    mx, my, mo = add_multipliers(qx, qy, qo, left)
+    mx, my, mo = add_multipliers(qx, qy, qo, left, call.node.type)
     scaled_x = _each_value(
         x, lambda v: nm.multiply_by_quantized_multiplier((v - qx.zp) << left, *mx)
     )
@@ -166,19 +169,20 @@ def _div(call: Call) -> list[np.ndarray]:
     return _float(call, np.divide)
 
 
-#: Bits by which SQUARED_DIFFERENCE shifts its inputs left (TFLM ``squared_difference.cc``).
-SQUARED_DIFFERENCE_SHIFT = 7
+def squared_difference_shift(dtype: str) -> int:
+    """Bits by which SQUARED_DIFFERENCE shifts its inputs left (``squared_difference.cc``)."""
+    return 0 if dtype == "int16" else 7
 
 
-def squared_difference_multipliers(qx: QuantParams, qy: QuantParams, qo: QuantParams) -> AddParams:
+def squared_difference_multipliers(
+    qx: QuantParams, qy: QuantParams, qo: QuantParams, left_shift: int
+) -> AddParams:
     """Multiplier and shift of both inputs and of the output of SQUARED_DIFFERENCE."""
     twice = 2.0 * max(qx.s, qy.s)
     return (
         nm.quantize_multiplier_smaller_than_one_exp(qx.s / twice),
         nm.quantize_multiplier_smaller_than_one_exp(qy.s / twice),
-        nm.quantize_multiplier_smaller_than_one_exp(
-            twice * twice / ((1 << SQUARED_DIFFERENCE_SHIFT * 2) * qo.s)
-        ),
+        nm.quantize_multiplier(twice * twice / ((1 << left_shift * 2) * qo.s)),
     )
 
 
@@ -187,17 +191,15 @@ def _squared_difference(call: Call) -> list[np.ndarray]:
     if operands is None:
         return _float(call, lambda a, b: np.square(a - b))
     x, y, qx, qy, qo = operands
-    if x.dtype == np.int16:
-        raise UnsupportedError("SQUARED_DIFFERENCE of int16; float32 and int8 are implemented")
-    mx, my, mo = squared_difference_multipliers(qx, qy, qo)
-    left = SQUARED_DIFFERENCE_SHIFT
+    left = squared_difference_shift(call.outs[0].dtype)
+    mx, my, mo = squared_difference_multipliers(qx, qy, qo, left)
     scaled_x = _each_value(
         x, lambda v: nm.multiply_by_quantized_multiplier((v - qx.zp) << left, *mx)
     )
     scaled_y = _each_value(
         y, lambda v: nm.multiply_by_quantized_multiplier((v - qy.zp) << left, *my)
     )
-    return [_finish(call, np.square(scaled_x - scaled_y), mo, qo)]
+    return [_finish(call, nm.wrap32(np.square(scaled_x - scaled_y)), mo, qo)]
 
 
 def _extremum(f: Callable[..., np.ndarray]) -> Callable[[Call], list[np.ndarray]]:
