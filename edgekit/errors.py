@@ -6,6 +6,8 @@ command line prints it alone and exits with :attr:`EdgekitError.exit_code`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class EdgekitError(Exception):
     """Base of every error that edgekit raises on purpose.
@@ -27,8 +29,13 @@ class FormatError(InputError):
 class UnsupportedError(InputError):
     """A valid model that uses something edgekit (or the chosen target) does not implement.
 
-    Names the nodes: ``UnsupportedError("node 'x' (FOO): ...")``.
+    Names the nodes: ``UnsupportedError("node 'x' (FOO): ...")``. ``unsupported`` lists all of them
+    as (node, operator type, reason) where the one who raises knows them all (readers do).
     """
+
+    def __init__(self, message: str = "", unsupported: Sequence[tuple[str, str, str]] = ()) -> None:
+        super().__init__(message)
+        self.unsupported: tuple[tuple[str, str, str], ...] = tuple(unsupported)
 
 
 class GraphError(InputError):

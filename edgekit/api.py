@@ -1,0 +1,377 @@
+"""The verbs of the command line as Python functions. The CLI is a thin skin over this module.
+
+Every function raises :class:`edgekit.errors.EdgekitError` with one sentence for anything a user can
+get wrong. ``progress`` arguments are callables that get one short line at a time, or None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.artifact import Artifact, new_folder, sha256_file, write_manifest
+from edgekit.data import Dataset, load_dataset, model_inputs
+from edgekit.errors import EdgekitError, InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from edgekit.compress import QuantizeOptions
+    from edgekit.devices.base import Device
+    from edgekit.graph.ir import Graph
+    from edgekit.targets.base import Backend, CompileOptions, Progress
+    from edgekit.targets.schema import Target
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def load(model: str | Path, input_shapes: Shapes | None = None) -> Graph:
+    """Read a model: .tflite, .onnx, .h5/.keras, ``file.py:factory``, a SavedModel folder, .ekg."""
+    from edgekit import formats
+
+    return formats.load(model, input_shapes=None if input_shapes is None else dict(input_shapes))
+
+
+def inspect(model: str | Path | Graph, input_shapes: Shapes | None = None) -> dict[str, Any]:
+    """Operators, shapes, MACs, parameters, quantization, dead channels."""
+    from edgekit.inspection import describe
+
+    graph = load(model, input_shapes) if isinstance(model, (str, Path)) else model
+    return describe(graph)
+
+
+def targets(name: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:
+    """All targets with what is usable here and why not; or everything about one."""
+    from edgekit.targets import registry
+
+    if name is None:
+        return [
+            {
+                "name": e.name,
+                "family": e.family,
+                "description": e.description,
+                "board": e.board,
+                "usable": e.usable,
+                "engines": [
+                    {"name": g.name, "usable": g.usable, "why_not": g.why_not} for g in e.engines
+                ],
+                "error": e.error,
+            }
+            for e in registry.list_targets()
+        ]
+    target = registry.get_target(name)
+    backend = registry.get_backend(target.family)
+    document = target.model_dump(mode="json")
+    document["default_device"] = backend.default_device(target)
+    document["engines"] = [
+        {"name": g.name, "usable": g.usable, "why_not": g.why_not, "description": g.description}
+        for g in backend.engines(target)
+    ]
+    return document
+
+
+def devices() -> dict[str, Any]:
+    """What can be reached now: ``transports[]`` and ``devices[]``."""
+    from edgekit.devices import list_transports
+
+    transports = list_transports()
+    return {
+        "transports": [
+            {"name": t.name, "usable": t.usable, "why_not": t.why_not} for t in transports
+        ],
+        "devices": [
+            {"name": d, "transport": t.name, "usable": t.usable}
+            for t in transports
+            for d in t.devices
+        ],
+    }
+
+
+def compile(
+    model: str | Path | Graph,
+    target: str,
+    out: str | Path,
+    *,
+    data: str | Path | Dataset | None = None,
+    options: CompileOptions | None = None,
+    quantize: QuantizeOptions | None = None,
+    simplify: bool = True,
+    calibration_samples: int | None = None,
+    input_shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile a model for a target into the artifact folder ``out``.
+
+    data: calibration samples, needed when the model is float and the target int8. simplify: remove
+    dead channels (lossless). Raises UnsupportedError naming each node the engine cannot take,
+    DoesNotFitError with both numbers when flash or RAM would not do.
+    """
+    from edgekit.pipeline import CALIBRATION_SAMPLES, prepare
+    from edgekit.targets import registry
+    from edgekit.targets.base import CompileOptions
+
+    options = options or CompileOptions()
+    chosen = registry.get_target(target)
+    backend = registry.get_backend(chosen.family)
+    engine = _engine(backend, chosen, options.engine)
+    dataset = _dataset(data)
+    with new_folder(Path(out)) as folder:
+        if progress:
+            progress("loading the model")
+        graph = load(model, input_shapes) if isinstance(model, (str, Path)) else model
+        ready = prepare(
+            graph,
+            needs_int8=backend.needs_int8(chosen, engine),
+            data=dataset,
+            options=quantize,
+            simplify_dead=simplify,
+            samples=calibration_samples or CALIBRATION_SAMPLES,
+            progress=progress,
+        )
+        missing = backend.supports(ready.graph, chosen, engine)
+        if missing:
+            listed = "; ".join(f"node '{u.node}' ({u.op}): {u.reason}" for u in missing[:5])
+            more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise UnsupportedError(
+                f"engine '{engine}' of target '{chosen.name}' cannot take the model: {listed}{more}"
+            )
+        compiled = backend.compile(
+            ready.graph,
+            chosen,
+            folder,
+            CompileOptions(engine, options.optimize, options.extra),
+            progress,
+        )
+        graphs = {"graph": ready.graph}
+        if ready.reference is not ready.graph:
+            graphs["reference"] = ready.reference
+        if ready.source is not None:
+            graphs["source"] = ready.source
+        write_manifest(
+            folder,
+            model=_model_entry(model, graph),
+            recipe={**ready.recipe, "engine": engine, "optimize": options.optimize},
+            target=chosen,
+            compiled=compiled,
+            graphs=graphs,
+        )
+    return Artifact.open(out, check=False)
+
+
+def _engine(backend: Backend, target: Target, wanted: str) -> str:
+    engines = list(backend.engines(target))
+    if wanted == "auto":
+        usable = [e for e in engines if e.usable]
+        if not usable:
+            reasons = "; ".join(f"{e.name}: {e.why_not}" for e in engines)
+            raise InputError(f"target '{target.name}' has no usable engine here ({reasons})")
+        return usable[0].name
+    for e in engines:
+        if e.name == wanted:
+            if not e.usable:
+                raise InputError(f"engine '{wanted}' cannot be used on this machine: {e.why_not}")
+            return wanted
+    names = ", ".join(e.name for e in engines)
+    raise InputError(f"target '{target.name}' has no engine '{wanted}'; it has {names}")
+
+
+def _dataset(data: str | Path | Dataset | None) -> Dataset | None:
+    return load_dataset(data) if isinstance(data, (str, Path)) else data
+
+
+def _model_entry(model: str | Path | Graph, graph: Graph) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": graph.name, "format": graph.metadata.get("format")}
+    if isinstance(model, (str, Path)):
+        path = Path(str(model).partition(":")[0] if ".py:" in str(model) else model)
+        entry["source"] = path.name
+        if path.is_file():
+            entry["sha256"] = sha256_file(path)
+    else:
+        from edgekit.formats import ekg
+
+        entry["sha256"] = hashlib.sha256(ekg.write_bytes(graph)).hexdigest()
+    return entry
+
+
+def open_artifact(artifact: str | Path | Artifact) -> Artifact:
+    return artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+
+
+def _open_device(artifact: Artifact, backend: Backend, device: str | None) -> Device:
+    from edgekit.devices import open_device
+
+    return open_device(device or backend.default_device(artifact.target), target=artifact.target)
+
+
+def _backend(artifact: Artifact) -> Backend:
+    from edgekit.targets import registry
+
+    return registry.get_backend(artifact.target.family)
+
+
+def run(
+    artifact: str | Path | Artifact,
+    data: str | Path | Dataset,
+    *,
+    device: str | None = None,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """Outputs by name, samples along axis 0, in the model's own dtypes."""
+    art = open_artifact(artifact)
+    dataset = _dataset(data)
+    assert dataset is not None
+    inputs = model_inputs(art.reference, dataset.head(samples))
+    backend = _backend(art)
+    with _open_device(art, backend, device) as dev:
+        outputs = backend.run(art, dev, inputs, progress=progress).outputs
+    return dict(zip(art.reference.outputs, outputs, strict=True))
+
+
+def profile(
+    artifact: str | Path | Artifact,
+    *,
+    device: str | None = None,
+    data: str | Path | Dataset | None = None,
+) -> dict[str, Any]:
+    """What one inference costs, per layer (``Profile.to_json``)."""
+    art = open_artifact(artifact)
+    dataset = _dataset(data)
+    inputs = None if dataset is None else model_inputs(art.reference, dataset.head(1))
+    backend = _backend(art)
+    with _open_device(art, backend, device) as dev:
+        return backend.profile(art, dev, inputs).to_json()
+
+
+def verify(
+    artifact: str | Path | Artifact,
+    data: str | Path | Dataset,
+    *,
+    device: str | None = None,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Bytes against the oracle, accuracy where there are labels (see :mod:`edgekit.verify`)."""
+    from edgekit.verify import verify as check
+
+    art = open_artifact(artifact)
+    dataset = _dataset(data)
+    assert dataset is not None
+    backend = _backend(art)
+    with _open_device(art, backend, device) as dev:
+        return check(art, backend, dev, dataset.head(samples), progress)
+
+
+def deploy(
+    model: str | Path | Graph,
+    target: str,
+    data: str | Path | Dataset,
+    out: str | Path,
+    *,
+    val: str | Path | Dataset | None = None,
+    device: str | None = None,
+    options: CompileOptions | None = None,
+    quantize: QuantizeOptions | None = None,
+    simplify: bool = True,
+    samples: int | None = None,
+    calibration_samples: int | None = None,
+    input_shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """compile, profile, verify, report. ``data`` calibrates (float models) and, unless ``val`` is
+    given, verifies. Returns ``{"artifact", "engine", "profile", "verify", "report", "engines"}``; a
+    failed check is in ``verify``, not raised."""
+    dataset = _dataset(data)
+    assert dataset is not None
+    checks = _dataset(val) or dataset
+    art = compile(
+        model,
+        target,
+        out,
+        data=dataset,
+        options=options,
+        quantize=quantize,
+        simplify=simplify,
+        calibration_samples=calibration_samples,
+        input_shapes=input_shapes,
+        progress=progress,
+    )
+    if progress:
+        progress("profiling")
+    costs = profile(art, device=device, data=checks)
+    art.store_result("profile", costs)
+    checked = verify(art, checks, device=device, samples=samples, progress=progress)
+    art.store_result("verify", checked)
+    page = Path(out) / "report.html"
+    report(art, page)
+    return {
+        "artifact": str(out),
+        "engine": art.engine,
+        "profile": costs,
+        "verify": checked,
+        "report": str(page),
+        "engines": [
+            {
+                "name": art.engine,
+                "supported": True,
+                "verified": checked["mismatched_bytes"] == 0,
+                "total": costs["total"],
+                "kind": costs["kind"],
+                "reason": None,
+            }
+        ],
+    }
+
+
+def emulate(
+    firmware: str | Path,
+    core: str,
+    *,
+    backend: str = "auto",
+    max_instructions: int | None = None,
+    timeout_s: float = 120.0,
+    args: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Run any bare-metal ELF on a virtual Cortex-M: instructions, cycles, by function."""
+    from edgekit.devices.emulate import emulate as emulate_elf
+
+    extra = {} if max_instructions is None else {"max_instructions": max_instructions}
+    return emulate_elf(
+        Path(firmware), core, backend=backend, timeout_s=timeout_s, args=tuple(args), **extra
+    ).to_json()
+
+
+def report(artifact: str | Path | Artifact, out: str | Path) -> Path:
+    """Write one self-contained HTML page about the artifact and its stored results."""
+    from edgekit.report import write_report
+
+    art = open_artifact(artifact)
+    return write_report(art, Path(out))
+
+
+def doctor() -> list[dict[str, Any]]:
+    """What is installed, what is missing, how to get it."""
+    from edgekit.doctor import examine
+
+    return examine()
+
+
+__all__ = [
+    "Artifact",
+    "EdgekitError",
+    "compile",
+    "deploy",
+    "devices",
+    "doctor",
+    "emulate",
+    "inspect",
+    "load",
+    "open_artifact",
+    "profile",
+    "report",
+    "run",
+    "targets",
+    "verify",
+]

@@ -1,0 +1,286 @@
+"""Terminal output: the same documents that ``--json`` prints, as tables for people."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.artifact import write_bytes
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    # Piped into a file or a pager there is no width to fit: never cut names there.
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def number(value: Any) -> str:
+    """Thousands separated; ``-`` for what was not measured."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for c in columns:
+        right = c.startswith(">")
+        table.add_column(c.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _rows(table: Table, rows: Sequence[Sequence[Any]]) -> Table:
+    for row in rows:
+        table.add_row(*[v if isinstance(v, Text) else Text(str(v)) for v in row])
+    return table
+
+
+def _facts(pairs: Sequence[tuple[str, Any]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return _rows(table, pairs)
+
+
+def inspection(d: Mapping[str, Any]) -> None:
+    c = _console()
+    c.print(Text(f"{d['name']} ({d['format']}), {d['quantization']}", style="bold"))
+    for kind in ("inputs", "outputs"):
+        for t in d[kind]:
+            scale = "" if t["scale"] is None else f"  scale {t['scale']:g} zero {t['zero_point']}"
+            c.print(Text(f"  {kind[:-1]} {t['name']}: {t['dtype']}{t['shape']}{scale}"))
+    rows = [
+        (o["name"], o["op"], " ".join(o["outputs"]), number(o["macs"]), number(o["parameters"]))
+        for o in d["ops"]
+    ]
+    c.print(_rows(_table("node", "op", "output", ">MACs", ">parameters"), rows))
+    live = "not known: " + "unsupported operators" if d["live_macs"] is None else ""
+    c.print(
+        _facts(
+            [
+                ("MACs", f"{number(d['macs'])}, live {live or number(d['live_macs'])}"),
+                ("parameters", f"{number(d['parameters'])}, live "
+                 f"{live or number(d['live_parameters'])} ({number(d['parameter_bytes'])} bytes)"),
+            ]
+        )
+    )  # fmt: skip
+    for r in d["dead_channels"]:
+        c.print(
+            Text(
+                f"  dead: {r['tensor']}: {r['constant']} constant, {r['unread']} unread "
+                f"of {r['channels']} channels"
+            )
+        )
+    for u in d["unsupported"]:
+        c.print(Text(f"  unsupported: {u['node']} ({u['op']}): {u['reason']}", style="red"))
+
+
+def targets(entries: Sequence[Mapping[str, Any]]) -> None:
+    rows = []
+    for e in entries:
+        engines = ", ".join(
+            g["name"] + ("" if g["usable"] else f" (no: {g['why_not']})") for g in e["engines"]
+        )
+        rows.append((e["name"], e["family"], e["board"], engines or f"broken: {e['error']}"))
+    _console().print(_rows(_table("target", "family", "board", "engines"), rows))
+
+
+def target(d: Mapping[str, Any]) -> None:
+    c = _console()
+    pairs: list[tuple[str, Any]] = [
+        (k, d[k]) for k in ("name", "family", "description", "board", "source", "default_device")
+    ]
+    for core in d["cores"]:
+        pairs.append(
+            ("core", f"{core['count']} x {core['name']} ({core['isa']}; "
+             f"{', '.join(core['features']) or 'no features'}) at {core['clock_hz'] / 1e6:g} MHz")
+        )  # fmt: skip
+    for m in d["memories"]:
+        pairs.append(("memory", f"{m['name']}: {number(m['size'])} bytes {m['role']}"
+                      + (f", {m['wait_states']} wait states" if m["wait_states"] else "")))  # fmt: skip
+    for e in d["engines"]:
+        pairs.append(("engine", e["name"] + ("" if e["usable"] else f": {e['why_not']}")))
+    c.print(_facts(pairs))
+
+
+def devices(d: Mapping[str, Any]) -> None:
+    c = _console()
+    rows = [
+        (t["name"], "yes" if t["usable"] else "no", t["why_not"] or "",
+         " ".join(x["name"] for x in d["devices"] if x["transport"] == t["name"]))
+        for t in d["transports"]
+    ]  # fmt: skip
+    c.print(_rows(_table("transport", "usable", "why not", "devices"), rows))
+
+
+def compiled(d: Mapping[str, Any]) -> None:
+    c = _console()
+    rows = [
+        (
+            p["name"],
+            p["op"],
+            p.get("variant", ""),
+            number(p.get("macs")),
+            number(p.get("flash_bytes")),
+        )
+        for p in d["plan"]
+    ]
+    c.print(_rows(_table("layer", "op", "kernel", ">MACs", ">flash"), rows))
+    m = d["memory"]
+    c.print(
+        _facts(
+            [
+                ("target", f"{d['target']['name']} ({d['target']['board']}), engine {d['engine']}"),
+                (
+                    "memory",
+                    ", ".join(f"{k} {number(v)}" for k, v in m.items() if isinstance(v, int)),
+                ),
+                ("artifact", d["artifact"]),
+            ]
+        )
+    )
+
+
+def ran(d: Mapping[str, Any]) -> None:
+    for o in d["outputs"]:
+        print(f"{o['name']}: {o['dtype']}{o['shape']}")
+    print(d["out"])
+
+
+def profile(d: Mapping[str, Any]) -> None:
+    c = _console()
+    kinds = d["kinds"]
+    measured = any(la["time_ms"] is not None for la in d["layers"])
+    columns = ["layer", "op", ">MACs"]
+    columns += [">ms (measured)"] if measured else []
+    if d["total"]["instructions"] is not None:
+        columns += [
+            f">instructions ({kinds.get('instructions', d['kind'])})",
+            f">cycles ({kinds.get('cycles', d['kind'])})",
+        ]
+    rows = []
+    for la in d["layers"]:
+        row: list[Any] = [la["name"], la["op"], number(la["macs"])]
+        row += [number(la["time_ms"])] if measured else []
+        if d["total"]["instructions"] is not None:
+            row += [number(la["instructions"]), number(la["cycles"])]
+        rows.append(row)
+    c.print(_rows(_table(*columns), rows))
+    _totals(c, d)
+
+
+def _totals(c: Console, d: Mapping[str, Any]) -> None:
+    total, kinds, memory = d["total"], d["kinds"], d["memory"]
+    pairs = [("device", f"{d['device']} for target {d['target']}, engine {d['engine']}")]
+    for key, unit in (("instructions", ""), ("cycles", ""), ("latency_ms", " ms")):
+        if total[key] is not None:
+            name = "latency" if key == "latency_ms" else key
+            pairs.append((name, f"{number(total[key])}{unit} ({kinds.get(key, d['kind'])})"))
+    parts = ", ".join(
+        f"{k.removesuffix('_bytes')} {number(v)}"
+        for k, v in memory.items()
+        if k not in ("flash_bytes", "ram_bytes")
+    )
+    pairs.append(("flash", f"{number(memory.get('flash_bytes'))} bytes"))
+    pairs.append(
+        ("RAM", f"{number(memory.get('ram_bytes'))} bytes" + (f" ({parts})" if parts else ""))
+    )
+    c.print(_facts(pairs))
+
+
+def verification(d: Mapping[str, Any]) -> None:
+    c = _console()
+    good = d["mismatched_bytes"] == 0
+    verdict = Text(
+        f"{number(d['mismatched_bytes'])} of {number(d['bytes'])} bytes differ over "
+        f"{number(d['samples'])} samples",
+        style="green" if good else "bold red",
+    )
+    pairs: list[tuple[str, Any]] = [
+        ("verify", verdict),
+        ("oracle", d["oracle"]),
+        ("device", d["device"]),
+    ]
+    if not good:
+        pairs.append(("largest difference", number(d["max_abs_diff"])))
+    if d["accuracy"] is not None:
+        pairs.append(
+            ("accuracy", f"{percent(d['accuracy'])} on the device, "
+             f"{percent(d['reference_accuracy'])} for {d['reference']}")
+        )  # fmt: skip
+    layer = d["first_divergent_layer"]
+    if layer is not None:
+        where = layer["layer"] or layer.get("reason")
+        text = f"{where}"
+        if layer["layer"] is not None:
+            text += (
+                f" ({layer['op']}): {layer['mismatched']} of {layer['elements']} values, first at "
+                f"{layer['index']}: {layer['got']} instead of {layer['expected']}"
+            )
+        pairs.append(("first divergent layer", f"sample {layer['sample']}: {text}"))
+    c.print(_facts(pairs))
+
+
+def deployed(d: Mapping[str, Any]) -> None:
+    profile(d["profile"])
+    verification(d["verify"])
+    _console().print(_facts([("artifact", d["artifact"]), ("report", d["report"])]))
+
+
+def emulation(d: Mapping[str, Any]) -> None:
+    c = _console()
+    if d["stdout"]:
+        print(d["stdout"], end="" if d["stdout"].endswith("\n") else "\n")
+    rows = [
+        (f["name"], number(f["instructions"]), number(f["cycles"]), number(f.get("calls")))
+        for f in d["functions"][:40]
+    ]
+    c.print(
+        _rows(
+            _table("function", ">instructions (simulated)", ">cycles (estimated)", ">calls"), rows
+        )
+    )
+    total = d["total"]
+    c.print(
+        _facts(
+            [
+                ("instructions", f"{number(total['instructions'])} (simulated)"),
+                ("cycles", f"{number(total['cycles'])} (estimated)"),
+                ("exit code", d.get("exit_code")),
+            ]
+        )
+    )
+
+
+def doctor(d: Mapping[str, Any]) -> None:
+    rows = [
+        (
+            x["name"],
+            Text("yes" if x["ok"] else "no", style="green" if x["ok"] else "yellow"),
+            x["version"] or "",
+            x["needed_for"],
+            "" if x["ok"] else x["how"],
+        )
+        for x in d["checks"]
+    ]
+    _console().print(_rows(_table("what", "here", "version", "needed for", "how to get it"), rows))
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write aside, then rename. Names that a zip entry could not hold safely lose their slashes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{k.replace("/", "_"): v for k, v in arrays.items()})
+    write_bytes(path, buffer.getvalue())

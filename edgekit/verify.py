@@ -1,0 +1,187 @@
+"""Verification: the bytes a device gives against the oracle's, and accuracy where there are labels.
+
+The oracle is TensorFlow Lite Micro's interpreter with its reference kernels where the package is
+installed and takes the model, else edgekit's own reference executor, which the tests hold to the same
+bytes. Which one it was is part of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.artifact import Artifact
+from edgekit.data import Dataset, accuracy, model_inputs
+from edgekit.devices.base import Device
+from edgekit.errors import EdgekitError
+from edgekit.graph.ir import Graph
+from edgekit.targets.base import Backend, Progress
+
+#: Arena the interpreter is given, bytes; generous because it costs nothing on the host.
+_ARENA = 32 << 20
+
+
+def oracle_outputs(
+    graph: Graph, inputs: Sequence[np.ndarray], progress: Progress | None = None
+) -> tuple[list[np.ndarray], str]:
+    """Outputs of an integer graph by the oracle, and its name and version."""
+    try:
+        return _tflm(graph, inputs, progress)
+    except _NotThisWay:
+        from edgekit import __version__
+        from edgekit.graph.reference import run
+
+        if progress:
+            progress(f"reference executor: {len(inputs[0])} samples")
+        values = run(graph, list(inputs))
+        return [values[o] for o in graph.outputs], f"edgekit reference {__version__}"
+
+
+class _NotThisWay(Exception):
+    """TFLM is not installed, or does not take this model."""
+
+
+def _tflm(
+    graph: Graph, inputs: Sequence[np.ndarray], progress: Progress | None
+) -> tuple[list[np.ndarray], str]:
+    try:
+        from importlib.metadata import version
+
+        from tflite_micro.python.tflite_micro import runtime
+
+        name = f"tflite-micro {version('tflite-micro')}"
+    except ImportError:
+        raise _NotThisWay from None
+    from edgekit.formats import tflite
+
+    if progress:
+        progress(f"{name}: {len(inputs[0])} samples")
+    try:
+        interpreter = runtime.Interpreter.from_bytes(tflite.write_bytes(graph), arena_size=_ARENA)
+        outputs: list[list[np.ndarray]] = [[] for _ in graph.outputs]
+        for k in range(len(inputs[0])):
+            for i, values in enumerate(inputs):
+                interpreter.set_input(values[k].reshape(graph.tensor(graph.inputs[i]).shape), i)
+            interpreter.invoke()
+            for o, collected in enumerate(outputs):
+                collected.append(np.array(interpreter.get_output(o)))
+    except (RuntimeError, ValueError, EdgekitError):
+        raise _NotThisWay from None
+    shapes = [graph.tensor(o).shape for o in graph.outputs]
+    stacked = [
+        np.stack([v.reshape(s[1:] if s and s[0] == 1 else s) for v in c])
+        for c, s in zip(outputs, shapes, strict=True)
+    ]
+    return stacked, name
+
+
+def verify(
+    artifact: Artifact,
+    backend: Backend,
+    device: Device,
+    data: Dataset,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The document of ``verify --json``.
+
+    ``samples``, ``mismatched_bytes`` and ``max_abs_diff`` (stored values) over all outputs;
+    ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, null
+    without labels); ``oracle``; ``first_divergent_layer`` (null when all bytes agree): the first
+    layer, in execution order, of the first differing sample whose bytes differ.
+    """
+    reference = artifact.reference
+    inputs = model_inputs(reference, data)
+    expected, oracle = oracle_outputs(reference, inputs, progress)
+    if progress:
+        progress(f"{device.name}: {len(inputs[0])} samples")
+    got = backend.run(artifact, device, inputs, progress=progress).outputs
+    mismatched, largest, bad = 0, 0.0, -1
+    for e, g in zip(expected, got, strict=True):
+        same = e.reshape(g.shape)
+        differs = (np.ascontiguousarray(same).view(np.uint8) !=
+                   np.ascontiguousarray(g).view(np.uint8))  # fmt: skip
+        mismatched += int(differs.sum())
+        if differs.any():
+            diff = np.abs(same.astype(np.float64) - g.astype(np.float64))
+            largest = max(largest, float(np.nanmax(diff)))
+            rows = differs.reshape(len(g), -1).any(axis=1)
+            first = int(np.argmax(rows))
+            bad = first if bad < 0 else min(bad, first)
+    labels = data.y
+    source = artifact.source
+    if labels is None:
+        ours = theirs = None
+    else:
+        ours = accuracy(got[0], labels)
+        theirs = (
+            accuracy(expected[0], labels)
+            if source is None
+            else accuracy(_float_output(source, data), labels)
+        )
+    return {
+        "device": device.name,
+        "target": artifact.target.name,
+        "engine": artifact.engine,
+        "oracle": oracle,
+        "samples": len(inputs[0]),
+        "bytes": int(sum(g.nbytes for g in got)),
+        "mismatched_bytes": mismatched,
+        "max_abs_diff": largest if largest % 1 else int(largest),
+        "accuracy": ours,
+        "reference_accuracy": theirs,
+        "reference": "the float source model"
+        if source is not None
+        else "the quantized source model",
+        "data": data.source,
+        "first_divergent_layer": None
+        if bad < 0
+        else first_divergence(artifact, backend, device, [a[bad : bad + 1] for a in inputs], bad),
+    }
+
+
+def _float_output(source: Graph, data: Dataset) -> np.ndarray:
+    from edgekit.graph.reference import run
+
+    return run(source, model_inputs(source, data))[source.outputs[0]]
+
+
+def first_divergence(
+    artifact: Artifact,
+    backend: Backend,
+    device: Device,
+    inputs: Sequence[np.ndarray],
+    sample: int,
+) -> dict[str, Any] | None:
+    """Compare every layer of one sample with the reference executor on the compiled graph."""
+    from edgekit.graph.reference import run
+
+    graph = artifact.graph
+    expected = run(graph, list(inputs), keep="all")
+    traced = backend.run(artifact, device, inputs, trace_layers=True).layers
+    if not traced:
+        return {"sample": sample, "layer": None, "tensor": None, "reason": "no layer trace"}
+    for name, value in traced[0].items():
+        want = expected[name].reshape(value.shape)
+        if np.array_equal(want, value):
+            continue
+        where = np.unravel_index(int(np.argmax(want != value)), value.shape)
+        node = graph.producers().get(name)
+        return {
+            "sample": sample,
+            "layer": None if node is None else node.name,
+            "op": None if node is None else node.type,
+            "tensor": name,
+            "mismatched": int((want != value).sum()),
+            "elements": int(value.size),
+            "index": [int(i) for i in where],
+            "expected": want[where].item(),
+            "got": value[where].item(),
+        }
+    return {
+        "sample": sample,
+        "layer": None,
+        "tensor": None,
+        "reason": "every layer agrees with the compiled graph; the graph differs from its reference",
+    }
