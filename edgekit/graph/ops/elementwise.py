@@ -106,18 +106,19 @@ AddParams = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def add_multipliers(
-    qx: QuantParams, qy: QuantParams, qo: QuantParams, left_shift: int, op_type: str = "ADD"
+    qx: QuantParams, qy: QuantParams, qo: QuantParams, left_shift: int
 ) -> AddParams:
     """Multiplier and shift of both inputs and of the output of ADD and SUB.
 
-    ADD takes the ratios in double, SUB in float32 (TFLM ``add_common.cc``, ``sub_common.cc``).
+    The ratios are taken in double for both. (A later ``sub_common.cc`` takes SUB's in float32; the
+    oracle does not, which int16 inputs show.)
     """
     twice = 2 * max(qx.s, qy.s)
-    ratios = [qx.s / twice, qy.s / twice, twice / ((1 << left_shift) * qo.s)]
-    if op_type == "SUB":  # operands are float32 values, so rounding the quotient once is the same
-        ratios = [float(np.float32(r)) for r in ratios]
-    mx, my, mo = (nm.quantize_multiplier_smaller_than_one_exp(r) for r in ratios)
-    return mx, my, mo
+    return (
+        nm.quantize_multiplier_smaller_than_one_exp(qx.s / twice),
+        nm.quantize_multiplier_smaller_than_one_exp(qy.s / twice),
+        nm.quantize_multiplier_smaller_than_one_exp(twice / ((1 << left_shift) * qo.s)),
+    )
 
 
 def _add_or_sub(call: Call) -> list[np.ndarray]:
@@ -131,7 +132,7 @@ def _add_or_sub(call: Call) -> list[np.ndarray]:
     x, y, qx, qy, qo = operands
     out = call.outs[0]
     left = head_room(out.dtype)
-    mx, my, mo = add_multipliers(qx, qy, qo, left, call.node.type)
+    mx, my, mo = add_multipliers(qx, qy, qo, left)
     scaled_x = _each_value(
         x, lambda v: nm.multiply_by_quantized_multiplier((v - qx.zp) << left, *mx)
     )
