@@ -293,7 +293,7 @@ class _Quantizer:
             assert t.data is not None
             if n.type in _SAME and target is not None:
                 q = target
-            elif n.type == "BATCH_MATMUL" or n.type == "PRELU":
+            elif n.type in ("BATCH_MATMUL", "PRELU"):
                 q = _symmetric(t.data)
             else:
                 q = qparams(float(t.data.min()), float(t.data.max()))
@@ -365,14 +365,15 @@ class _Quantizer:
         return columns @ mean
 
     def _layer_norm_inputs(self, n: Node) -> list[str | None]:
-        from edgekit.graph.ops.norm import quantize_affine
+        from edgekit.graph.ops.norm import quantize_layer_norm
 
         x = self.out.tensor(self._as_int(n.inputs[0] or ""))
         gamma, beta = (self.g.tensor(i) for i in n.inputs[1:3])
-        names: list[str | None] = [x.name]
-        for t in quantize_affine(gamma, beta, self.params[n.outputs[0]]):
-            names.append(self.out.add_tensor(t).name)
-        return names
+        assert gamma.data is not None and beta.data is not None
+        g, g_quant, b, b_quant = quantize_layer_norm(gamma.data, beta.data)
+        new_g = self.out.add_tensor(Tensor(gamma.name, g.shape, "int16", g_quant, g))
+        new_b = self.out.add_tensor(Tensor(beta.name, b.shape, "int32", b_quant, b))
+        return [x.name, new_g.name, new_b.name]
 
 
 def _symmetric(data: np.ndarray) -> QuantParams:
