@@ -15,7 +15,7 @@ is how microcontrollers run all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def _sigmoid(node: Node, x: np.ndarray) -> np.ndarray:
 def _gelu(node: Node, x: np.ndarray) -> np.ndarray:
     if node.attr("approximate", False):
         return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1.0 + _erf(x * math.sqrt(0.5)).astype(np.float64))
+    return 0.5 * x * (1.0 + np.asarray(_erf(x * math.sqrt(0.5)), np.float64))
 
 
 def _alpha(node: Node) -> float:
@@ -302,7 +302,7 @@ def _unary(call: Call) -> list[np.ndarray]:
     return [table[x.astype(np.int64) - low]]
 
 
-def lookup_table(node: Node, ins: Ins, outs: list[Tensor]) -> np.ndarray:
+def lookup_table(node: Node, ins: Ins, outs: Sequence[Tensor]) -> np.ndarray:
     """The 256 outputs of an int8 -> int8 unary node: int8 ``[256]``, index ``q + 128``.
 
     Takes the node types of :data:`TABLE_OPS` (PRELU only with an alpha of one element). Raises

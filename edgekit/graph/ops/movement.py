@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekit.errors import GraphError
+from edgekit.graph import numerics as nx
 from edgekit.graph.ir import Node, Tensor
 from edgekit.graph.ops import Call, OpSpec, register
 
@@ -121,10 +122,7 @@ def pad_value(node: Node, out: Tensor) -> float | int:
     value = float(node.attr("value", 0.0))
     if out.is_float or out.quant is None:
         return value if out.is_float else int(value)
-    info = np.iinfo(out.dtype)
-    q = np.float32(value) / np.float32(out.quant.s)
-    rounded = float(np.trunc(q + np.copysign(np.float32(0.5), q)))
-    return int(min(max(rounded + out.quant.zp, info.min), info.max))
+    return int(nx.quantize(np.asarray(value, np.float32), out.quant, out.dtype))
 
 
 def _pad(call: Call) -> list[np.ndarray]:

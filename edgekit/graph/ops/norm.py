@@ -79,7 +79,7 @@ def layer_norm_params(node: Node, ins: Ins, outs: Sequence[Tensor]) -> LayerNorm
         )
     k = 8 if gamma.dtype == "int16" else 0
     eps = float(node.attrs["epsilon"]) * (c * c) / (s_x * s_x)
-    e = int(nx.round_half_away(np.float64(min(eps, 2.0**61))))
+    e = int(nx.round_half_away(np.asarray(min(eps, 2.0**61))))
     mult, shift = nx.quantize_multiplier(s_g * 2.0 ** (k - FRACTION_BITS) / s_y)
     return LayerNormParams(e, k, mult, shift)
 
