@@ -144,8 +144,11 @@ def multiply_by_quantized_multiplier_int64(
 ) -> np.ndarray:
     """The 64-bit accumulator variant (int16x8): a 16-bit multiplier and a single rounding.
 
-    acc: int64 values within 48 bits. Source: ``internal/common.cc``.
+    acc: int64 values within 48 bits. GraphError for multipliers of 2**14 or more, where the kernel's
+    rounding shift is undefined. Source: ``internal/common.cc``.
     """
+    if np.any(np.asarray(shift) > 14):
+        raise GraphError("a requantization multiplier of a 64-bit sum is 2**14 or more")
     m = np.asarray(mult, np.int64)
     reduced = np.where(m < 0x7FFF0000, (m + (1 << 15)) >> 16, 0x7FFF)
     total = 15 - np.asarray(shift, np.int64)

@@ -34,10 +34,6 @@ def _infer(node: Node, ins: Sequence[Tensor | None]) -> list[tuple[int, ...]]:
         raise GraphError(f"shapes {list(x.shape)} and {list(y.shape)} do not broadcast") from None
 
 
-def _macs(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tensor]) -> int:
-    return outs[0].elements if node.type in ("MUL", "DIV", "SQUARED_DIFFERENCE") else 0
-
-
 def _batchable(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tensor]) -> bool:
     """A lower-rank activation would line its samples up with another axis."""
     rank = len(outs[0].shape)
@@ -216,7 +212,7 @@ def _extremum(f: Callable[..., np.ndarray]) -> Callable[[Call], list[np.ndarray]
 
 
 def _register(op_type: str, reference: Callable[[Call], list[np.ndarray]]) -> None:
-    register(OpSpec(op_type, _infer, reference, _macs, _batchable, (2, 2)))
+    register(OpSpec(op_type, _infer, reference, batchable=_batchable, n_inputs=(2, 2)))
 
 
 _register("ADD", _add_or_sub)

@@ -40,11 +40,6 @@ def _infer_pool(node: Node, ins: Sequence[Tensor | None]) -> list[tuple[int, ...
     return [(x.shape[0], *out, x.shape[3])]
 
 
-def _macs_pool(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tensor]) -> int:
-    fh, fw = node.attrs["filter"]
-    return outs[0].elements * fh * fw if node.type == "AVERAGE_POOL_2D" else 0
-
-
 def _same_type(call: Call) -> str:
     t, out = call.ins[0], call.outs[0]
     assert t is not None
@@ -137,12 +132,6 @@ def _infer_reduce(node: Node, ins: Sequence[Tensor | None]) -> list[tuple[int, .
     return [tuple(d for i, d in enumerate(x.shape) if i not in axes)]
 
 
-def _macs_reduce(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tensor]) -> int:
-    x = ins[0]
-    assert x is not None
-    return 0 if node.type == "REDUCE_MAX" else x.elements
-
-
 def _batchable_reduce(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tensor]) -> bool:
     return 0 not in node.attrs["axes"]
 
@@ -190,10 +179,9 @@ def _reference_reduce_max(call: Call) -> list[np.ndarray]:
     return [np.asarray(np.max(x, axis=axes, keepdims=keep))]
 
 
-register(OpSpec("MAX_POOL_2D", _infer_pool, _reference_max_pool, _macs_pool))
-register(OpSpec("AVERAGE_POOL_2D", _infer_pool, _reference_average_pool, _macs_pool))
-register(OpSpec("MEAN", _infer_reduce, _reference_mean_or_sum, _macs_reduce, _batchable_reduce))
-register(OpSpec("SUM", _infer_reduce, _reference_mean_or_sum, _macs_reduce, _batchable_reduce))
-register(
-    OpSpec("REDUCE_MAX", _infer_reduce, _reference_reduce_max, _macs_reduce, _batchable_reduce)
-)
+# Sums without weights are no multiply-accumulates (MLPerf Tiny counts alike): no ``macs``.
+register(OpSpec("MAX_POOL_2D", _infer_pool, _reference_max_pool))
+register(OpSpec("AVERAGE_POOL_2D", _infer_pool, _reference_average_pool))
+for _op in ("MEAN", "SUM"):
+    register(OpSpec(_op, _infer_reduce, _reference_mean_or_sum, batchable=_batchable_reduce))
+register(OpSpec("REDUCE_MAX", _infer_reduce, _reference_reduce_max, batchable=_batchable_reduce))
