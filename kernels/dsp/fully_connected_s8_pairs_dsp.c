@@ -1,0 +1,14 @@
+/* Fully connected, 8 outputs at a time, int8 weights in the pairs form (ek_dsp.h). */
+#include "ek_dsp_fc.h"
+
+int32_t ek_fully_connected_s8_pairs_dsp_scratch_bytes(const ek_fc_dsp_params *p) {
+  (void)p;
+  return 0;
+}
+
+void ek_fully_connected_s8_pairs_dsp(const ek_fc_dsp_params *p, const int8_t *input,
+                                     const int8_t *weights, const int32_t *bias,
+                                     const ek_dsp_quant *quant, int8_t *output, void *scratch) {
+  (void)scratch;
+  ek_dsp_fc(p, input, weights, bias, quant, output, 0, ek_mac_s8_8x1_pairs_dsp);
+}

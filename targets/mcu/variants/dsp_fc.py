@@ -1,0 +1,112 @@
+"""FULLY_CONNECTED for cores with the DSP extension: eight outputs at a time, no scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgekit.graph import numerics as nm
+from edgekit.graph.ir import Graph, Node
+from edgekit.targets.schema import Target
+
+from ..contract import ConstArray, KernelCall
+from .dsp_common import (
+    GENERAL,
+    Linear,
+    const_data,
+    halfword_bias,
+    initializer,
+    pack,
+    quant_const,
+    reject_common,
+    reject_weights,
+    wrap32,
+)
+from .dsp_conv import linear_layer
+
+
+def _layer(node: Node, graph: Graph) -> Linear:
+    x, w, y = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1]), graph.outs(node)[0]
+    assert x.quant is not None and w.quant is not None and y.quant is not None
+    layer = linear_layer(node, graph, const_data(w))
+    if w.quant.scale.size == 1:
+        # TFLite multiplies the two scales in float32 here (GetQuantizedConvolutionMultipler)
+        real = float(np.float32(x.quant.s) * np.float32(w.quant.s)) / y.quant.s
+        mult, shift = nm.quantize_multiplier(real)
+        o = len(layer.w)
+        layer = replace(
+            layer, mult=np.full(o, mult, np.int64), shift=np.full(o, shift, np.int64)
+        )
+    return layer
+
+
+def _quant(layer: Linear, per_tensor: bool) -> np.ndarray:
+    """The requantization table: one entry for the layer, or one an output. Biases stay out of it:
+    a layer of many outputs has one multiplier far more often than not."""
+    words = layer.quant(np.zeros(len(layer.w), np.int64), 1).reshape(-1, 3)
+    if not per_tensor:
+        return words.reshape(-1)
+    if layer.fast().all():
+        return words[0]
+    return wrap32(np.array([0, int(layer.mult[0]), GENERAL + int(layer.shift[0])]))
+
+
+@dataclass(frozen=True)
+class DspFullyConnected:
+    """A form of the kernel: ``pairs`` takes any weights, ``halfword`` is faster."""
+
+    form: str
+    rank: int
+    op: str = "FULLY_CONNECTED"
+
+    @property
+    def name(self) -> str:
+        return f"fully_connected_s8_{self.form}_dsp"
+
+    def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
+        reason = reject_common(node, graph, target) or reject_weights(node, graph)
+        if reason is None and self.form == "halfword":
+            return _layer(node, graph).halfword_reason()
+        return reason
+
+    def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
+        x, w, y = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1]), graph.outs(node)[0]
+        assert w.quant is not None
+        layer = _layer(node, graph)
+        half = self.form == "halfword"
+        bias = halfword_bias(layer) if half else wrap32(layer.bias)
+        per_tensor = w.quant.scale.size == 1
+        o, k = layer.w.shape
+        act_min, act_max = nm.activation_range(node.attrs["activation"], y.quant, "int8")
+        fc = initializer(
+            {
+                "rows": x.elements // k,
+                "in_c": k,
+                "out_c": o,
+                "out_zp": layer.out_zp,
+                "act_min": act_min,
+                "act_max": act_max,
+            }
+        )
+        return KernelCall(
+            variant=self.name,
+            sources=(f"dsp/{self.name}.c", f"dsp/mac_s8_8x1_{self.form}_dsp.c"),
+            header="ek_dsp.h",
+            params_type="ek_fc_dsp_params",
+            params=f"{{ .fc = {fc}, .quant_step = {int(not per_tensor)} }}",
+            call=(
+                f"ek_{self.name}(&{{p}}, {{in0}}, {{c.weights}}, {{c.bias}}, "
+                "(const ek_dsp_quant *)(const void *){c.quant}, {out0}, {scratch});"
+            ),
+            consts=(
+                ConstArray("weights", "int8_t", pack(layer.w, 8, half)),
+                ConstArray("bias", "int32_t", np.pad(bias, (0, -o % 8))),
+                quant_const(_quant(layer, per_tensor)),
+            ),
+            scratch_bytes=0,
+            details={"form": self.form, "fast_requant": bool(layer.fast().all())},
+        )
+
+
+VARIANTS = [DspFullyConnected("halfword", 20), DspFullyConnected("pairs", 30)]
