@@ -74,4 +74,3 @@ class Target(_Strict):
     def memory_size(self, *roles: str) -> int:
         """Total bytes of all memories in these roles."""
         return sum(m.size for m in self.memories if m.role in roles)
-
