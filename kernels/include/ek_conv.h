@@ -6,7 +6,8 @@
  * so that an output is requant(bias[o] + sum w * x) over raw input bytes x. A tap outside the input
  * counts as x = in_zp: its product is then what the fold took away.
  *
- * mult, shift: one pair an output channel (see ek_requant).
+ * mult, shift: one pair an output channel (see ek_requant). scratch may be NULL where a kernel's
+ * *_scratch_bytes is 0. Accumulators wrap modulo 2^32, as those of the compiled oracle do.
  */
 #ifndef EK_CONV_H
 #define EK_CONV_H
@@ -53,20 +54,20 @@ void ek_conv2d_s8_direct_ref(const ek_conv_params *p, const int8_t *input, const
                              int8_t *output, void *scratch);
 int32_t ek_conv2d_s8_direct_ref_scratch_bytes(const ek_conv_params *p);
 
-/* weights: [kernel_h][kernel_w][out_c]. scratch: int32_t[out_c], one pixel's accumulators. */
+/* weights: [kernel_h][kernel_w][out_c]. */
 void ek_depthwise_s8_direct_ref(const ek_depthwise_params *p, const int8_t *input,
                                 const int8_t *weights, const int32_t *bias, const int32_t *mult,
                                 const int8_t *shift, int8_t *output, void *scratch);
 int32_t ek_depthwise_s8_direct_ref_scratch_bytes(const ek_depthwise_params *p);
 
 /* weights: [out_c][kernel_h][kernel_w][in_c]; pad_*, stride_* of the forward convolution; dilation
- * and groups are 1. scratch: int32_t[out_h * out_w * out_c]: the accumulators. The bias is not
- * folded here (in_zp is applied to the input): bias[o] is the model's. */
-void ek_transpose_conv_s8_scatter_ref(const ek_conv_params *p, const int8_t *input,
-                                      const int8_t *weights, const int32_t *bias,
-                                      const int32_t *mult, const int8_t *shift, int8_t *output,
-                                      void *scratch);
-int32_t ek_transpose_conv_s8_scatter_ref_scratch_bytes(const ek_conv_params *p);
+ * and groups are 1. The bias is the model's, not folded: which taps meet an input pixel differs from
+ * pixel to pixel, so the kernel subtracts in_zp itself. */
+void ek_transpose_conv_s8_gather_ref(const ek_conv_params *p, const int8_t *input,
+                                     const int8_t *weights, const int32_t *bias,
+                                     const int32_t *mult, const int8_t *shift, int8_t *output,
+                                     void *scratch);
+int32_t ek_transpose_conv_s8_gather_ref_scratch_bytes(const ek_conv_params *p);
 
 /* weights: [out_c][in_c]. One multiplier an output (per-tensor quantization repeats it). */
 void ek_fully_connected_s8_ref(const ek_fc_params *p, const int8_t *input, const int8_t *weights,
