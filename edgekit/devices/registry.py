@@ -1,0 +1,86 @@
+"""Device names to devices: ``host``, ``virtual:<core>``, ``virtual:<core>@unicorn|qemu``."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from edgekit.devices.base import Device, TransportInfo
+from edgekit.devices.cores import CORES, get_core
+from edgekit.errors import InputError
+
+_EMULATORS = ("unicorn", "qemu")
+
+
+def open_device(name: str, *, target: Any = None) -> Device:
+    """Open the device called ``name``, ready for use; close it, or use it in a ``with`` statement.
+
+    name: ``host``; ``virtual:cortex-m0plus|m3|m4|m7|m33|m55`` with an optional ``@unicorn`` or
+    ``@qemu`` (default: Unicorn, QEMU for the Cortex-M55). target: an
+    :class:`edgekit.targets.schema.Target`; memories with a base address become memory of a virtual
+    device. Raises InputError for unknown names, ToolchainError when an emulator is missing.
+    """
+    if name == "host":
+        from edgekit.devices.local import LocalDevice
+
+        return LocalDevice()
+    if name.startswith("virtual:"):
+        return _open_virtual(name, target)
+    raise InputError(
+        f"device '{name}' is not known; there are host and virtual:<core> "
+        f"(cores: {', '.join(CORES)}; see 'edgekit devices')"
+    )
+
+
+def _open_virtual(name: str, target: Any) -> Device:
+    core_name, at, emulator = name.removeprefix("virtual:").partition("@")
+    core = get_core(core_name)
+    if at and emulator not in _EMULATORS:
+        raise InputError(
+            f"emulator '{emulator}' in '{name}' is not known; there are {' and '.join(_EMULATORS)}"
+        )
+    emulator = emulator or ("unicorn" if core.unicorn_model else "qemu")
+    if emulator == "unicorn":
+        if core.unicorn_model is None:
+            raise InputError(f"Unicorn does not emulate the {core.name}; use virtual:{core.name}@qemu")
+        from edgekit.devices.unicorn_ import UnicornDevice
+
+        return UnicornDevice(core, name, target)
+    if not core.machines:
+        raise InputError(
+            f"QEMU has no machine with a {core.name}; use virtual:{core.name}@unicorn"
+        )
+    from edgekit.devices.qemu import QemuDevice
+
+    return QemuDevice(core, name)
+
+
+def list_transports() -> list[TransportInfo]:
+    """Every way to reach devices, usable here or not (then with the reason and what would help)."""
+    from edgekit.devices.qemu import why_unusable
+
+    unicorn_missing = (
+        None
+        if importlib.util.find_spec("unicorn")
+        else "the Python package unicorn is missing: pip install unicorn"
+    )
+    qemu_missing = why_unusable()
+    unicorn_cores = [c for c in CORES.values() if c.unicorn_model]
+    qemu_cores = [c for c in CORES.values() if c.machines]
+    return [
+        TransportInfo("local", True, None, ("host",)),
+        TransportInfo(
+            "unicorn",
+            unicorn_missing is None,
+            unicorn_missing,
+            tuple(f"virtual:{c.name}" for c in unicorn_cores),
+        ),
+        TransportInfo(
+            "qemu",
+            qemu_missing is None,
+            qemu_missing,
+            tuple(
+                f"virtual:{c.name}" + ("@qemu" if c.unicorn_model else "") for c in qemu_cores
+            ),
+        ),
+    ]
