@@ -13,7 +13,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,4 +221,5 @@ def save(graph: Graph, path: str | Path) -> None:
     except OSError as e:
         raise InputError(f"'{path.name}' cannot be written ({e.strerror or e})") from None
     finally:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)

@@ -164,11 +164,17 @@ def _window(b: ModelBuilder, node: Node, kernel: tuple[int, int]) -> tuple[int, 
     return _pad(b, node, x, node.attrs["padding"]), "VALID"
 
 
-def _weights_and_bias(b: ModelBuilder, node: Node) -> list[int]:
-    w = _x(b, node, 1)
+def _weights_and_bias(b: ModelBuilder, node: Node, *, channels: int = 0) -> list[int]:
+    """Weights and bias; ``channels``: how many zeros to write where there is no bias (LiteRT wants
+    one for a convolution), 0 to leave it out."""
+    x, w = _x(b, node), _x(b, node, 1)
     out = [b.tensor(w.name)]
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        out.append(b.bias(node.inputs[2], _x(b, node, 2), _x(b, node), w))
+        out.append(b.bias(node.inputs[2], _x(b, node, 2), x, w))
+    elif channels:
+        dtype = x.dtype if x.is_float else "int64" if x.dtype == "int16" else "int32"
+        quant = b.bias_quant(x, w)
+        out.append(b.const(f"{node.name}/bias", np.zeros(channels, dtype), quant))
     return out
 
 
@@ -196,7 +202,9 @@ def _conv(b: ModelBuilder, node: Node) -> None:
         options = _options(b, "Conv2D", **fields)
         if x.is_float and w.shape[3] != x.shape[3]:
             version = 6  # grouped
-    b.op(node.type, [source, *_weights_and_bias(b, node)], _outs(b, node), options, version)
+    channels = b.graph.tensor(node.outputs[0]).shape[-1]
+    weights = _weights_and_bias(b, node, channels=channels)
+    b.op(node.type, [source, *weights], _outs(b, node), options, version)
 
 
 def _transpose_conv(b: ModelBuilder, node: Node) -> None:

@@ -95,14 +95,18 @@ class ModelBuilder:
         return self._add(Tensor(self._fresh(name), shape, like.dtype, like.quant))
 
     def bias(self, name: str, data: Tensor, x: Tensor, w: Tensor) -> int:
-        """A bias; an integer one without quantization gets ``s_x * s_w``, which LiteRT checks."""
-        if name in self._index or data.is_float or data.quant or not (x.quant and w.quant):
-            return self.tensor(name)
+        """A bias; an integer one without quantization gets that of ``bias_quant``."""
+        if name not in self._index and data.quant is None:
+            self._index[name] = self._add(data.with_(quant=self.bias_quant(x, w)))
+        return self.tensor(name)
+
+    @staticmethod
+    def bias_quant(x: Tensor, w: Tensor) -> QuantParams | None:
+        """``s_x * s_w`` per channel, which LiteRT checks; None for float tensors."""
+        if x.is_float or x.quant is None or w.quant is None:
+            return None
         scale = np.float32(x.quant.s) * w.quant.scale
-        axis = 0 if scale.size > 1 else None
-        quant = QuantParams(scale, np.zeros(scale.shape, np.int32), axis)
-        self._index[name] = self._add(data.with_(quant=quant))
-        return self._index[name]
+        return QuantParams(scale, np.zeros(scale.shape, np.int32), 0 if scale.size > 1 else None)
 
     def _fresh(self, name: str) -> str:
         name = unique(name, self._names)
