@@ -332,7 +332,7 @@ def pool(rng: np.random.Generator, dtype: str = "int8", *, op: str = "MAX_POOL_2
 
 
 def reduce(rng: np.random.Generator, dtype: str = "int8", *, op: str = "MEAN") -> Case:
-    rank = int(rng.integers(2, 5))
+    rank = pick(rng, (2, 3, 3, 4, 4))
     shape = (1, *(int(d) for d in rng.integers(1, 12, rank - 1)))
     axes = tuple(sorted(rng.choice(rank - 1, int(rng.integers(1, rank)), replace=False) + 1))
     if rank == 4 and chance(rng, 0.4):
@@ -341,8 +341,8 @@ def reduce(rng: np.random.Generator, dtype: str = "int8", *, op: str = "MEAN") -
     x = Tensor("x", shape, dtype, act_quant(rng, dtype))
     q = x.quant
     if q is not None and op != "REDUCE_MAX" and chance(rng, 0.8):
-        n = np.prod([shape[a] for a in axes]) ** rng.uniform(0.5, 1) if op == "SUM" else 1.0
-        q = act_quant(rng, dtype, q.s * n * 2.0 ** rng.uniform(-2, 1))
+        n = np.prod([shape[a] for a in axes]) ** rng.uniform(0.7, 1.1) if op == "SUM" else 1.0
+        q = act_quant(rng, dtype, q.s * n * 2.0 ** rng.uniform(-1, 1))
     attrs = {"axes": axes, "keep_dims": chance(rng, 0.5)}
     return case(rng, single(op, [x], attrs, dtype, q))
 

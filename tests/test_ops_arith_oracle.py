@@ -1,0 +1,142 @@
+"""Arithmetic operators and whole networks, byte for byte against TensorFlow Lite Micro."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import opgen
+import oracle
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgekit.formats.tflite import read
+from edgekit.graph.ir import Graph
+from edgekit.graph.reference import run
+
+OPS = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "TRANSPOSE_CONV",
+    "FULLY_CONNECTED",
+    "BATCH_MATMUL",
+    "MAX_POOL_2D",
+    "AVERAGE_POOL_2D",
+    "MEAN",
+    "SUM",
+    "REDUCE_MAX",
+    "ADD",
+    "SUB",
+    "MUL",
+    "MAXIMUM",
+    "MINIMUM",
+    "SQUARED_DIFFERENCE",
+)
+#: (dtype, operator); Micro has no int16 REDUCE_MAX.
+PAIRS = [
+    *(("int8", op) for op in OPS),
+    *(("int16", op) for op in OPS if op != "REDUCE_MAX"),
+    *(("float32", op) for op in (*OPS, "DIV")),
+]
+
+seeds = st.integers(0, 2**63 - 1)
+_relaxed = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+def check(graph: Graph, inputs: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    ours = run(graph, inputs)
+    for name, want in zip(graph.outputs, theirs, strict=True):
+        got = ours[name]
+        assert (got.dtype, got.shape) == (want.dtype, want.shape)
+        if got.dtype == np.float32:  # sums are taken in another order
+            size = max(1.0, float(np.abs(want).max(initial=0)))
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * size)
+        else:
+            np.testing.assert_array_equal(got, want)
+
+
+def check_case(dtype: str, op: str, seed: int) -> None:
+    draw = opgen.CASES[op] if dtype == "int8" else opgen.BY_DTYPE[dtype][op]
+    graph, inputs = draw(np.random.default_rng(seed))
+    check(graph.validate(), inputs, oracle.graph_to_tflm(graph, inputs))
+
+
+@pytest.mark.parametrize(("dtype", "op"), PAIRS)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=_relaxed)
+@given(seed=seeds)
+def test_random_cases(dtype: str, op: str, seed: int) -> None:
+    check_case(dtype, op, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "op"), PAIRS)
+@settings(max_examples=1000, deadline=None, suppress_health_check=_relaxed)
+@given(seed=seeds)
+def test_many_random_cases(dtype: str, op: str, seed: int) -> None:
+    check_case(dtype, op, seed)
+
+
+def test_the_oracle_lacks_int16_reduce_max() -> None:
+    graph, inputs = opgen.BY_DTYPE["int16"]["REDUCE_MAX"](np.random.default_rng(0))
+    with pytest.raises(RuntimeError):
+        oracle.graph_to_tflm(graph, inputs)
+
+
+def test_cases_are_deterministic() -> None:
+    for op in OPS:
+        (a, x), (b, y) = (opgen.random_case(op, np.random.default_rng(5)) for _ in range(2))
+        assert all(np.array_equal(i, j) for i, j in zip(x, y, strict=True))
+        for s, t in zip(a.tensors.values(), b.tensors.values(), strict=True):
+            assert (s.name, s.shape, s.dtype) == (t.name, t.shape, t.dtype)
+            assert s.data is None or (t.data is not None and np.array_equal(s.data, t.data))
+
+
+def test_cases_vary_and_are_not_degenerate() -> None:
+    """Outputs with several distinct values: a comparison of constants would prove nothing."""
+    for op in OPS:
+        lively = 0
+        for seed in range(20):
+            graph, inputs = opgen.CASES[op](np.random.default_rng(seed))
+            lively += np.unique(run(graph, inputs)["y"]).size > 3
+        assert lively >= 5, op
+
+
+# -- whole networks ----------------------------------------------------------------------------
+
+TINY = ("ic_resnet8_int8", "kws_dscnn_int8", "ad_fcae_int8")
+
+
+def check_model(path: Path, count: int, seed: int) -> None:
+    graph = read(path).validate()
+    rng = np.random.default_rng(seed)
+    inputs = [
+        opgen.samples(rng, graph.tensor(i).shape, graph.tensor(i).dtype, count)
+        for i in graph.inputs
+    ]
+    check(graph, inputs, oracle.run_tflm(path.read_bytes(), inputs, arena=32 << 20))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_networks(shared: Path, name: str) -> None:
+    check_model(shared / "zoo" / f"{name}.tflite", 6, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_networks_on_many_inputs(shared: Path, name: str) -> None:
+    check_model(shared / "zoo" / f"{name}.tflite", 150, 2)
+
+
+def test_mobilenet_v2(shared: Path) -> None:
+    check_model(shared / "zoo" / "mobilenet_v2_1.0_224_int8.tflite", 1, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2_1.0_224_int8", "ic_resnet_large_int8"])
+def test_large_networks_on_many_inputs(shared: Path, name: str) -> None:
+    check_model(shared / "zoo" / f"{name}.tflite", 10, 4)
+
+
+def test_float_network(shared: Path) -> None:
+    check_model(shared / "zoo" / "ic_resnet8_float.tflite", 3, 5)
