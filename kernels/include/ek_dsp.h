@@ -16,14 +16,16 @@
 
 #include "ek_conv.h"
 
-/* Requantization of one output channel, with its bias (input offset folded in; 256-fold less
+/* Requantization of one output channel, and its bias (input offset folded in; 256-fold less
  * 127 * sum of l in the halfword form).
- * exp 1 .. 22: a right shift by exp with mult = 2 * multiplier modulo 2^32 (see ek_dsp_requant);
- * else exp = EK_DSP_GENERAL + shift, and mult is the multiplier: any pair that ek_requant takes. */
+ * exp 1 .. 22: a right shift by exp with mult = 2 * multiplier modulo 2^32 and
+ * round = (2 * out_zp + 1) << (exp - 1), see ek_dsp_requant; else exp = EK_DSP_GENERAL + shift, mult
+ * is the multiplier (any pair that ek_requant takes), and round is not used. */
 typedef struct {
-  int32_t bias;
   int32_t mult;
+  int32_t round;
   int32_t exp;
+  int32_t bias;
 } ek_dsp_quant;
 
 #define EK_DSP_MAX_EXP 22
@@ -57,6 +59,18 @@ void ek_depthwise_s8_pairs_dsp(const ek_depthwise_params *p, const int8_t *input
                                const uint32_t *weights, const ek_dsp_quant *quant, int8_t *output,
                                void *scratch);
 int32_t ek_depthwise_s8_pairs_dsp_scratch_bytes(const ek_depthwise_params *p);
+
+/* One output pixel of a depthwise convolution, whole groups of four channels whose requantization
+ * is fast (exp <= EK_DSP_MAX_EXP) and whose clamp is all of int8. */
+typedef struct {
+  const int8_t *const *tap; /* pointers to the taps of channel 0, an even number */
+  const int8_t *const *end;
+  const uint32_t *weights;
+  const ek_dsp_quant *quant;
+  int8_t *out;
+  int32_t groups; /* at least 1 */
+} ek_depthwise_pixel;
+void ek_depthwise_pixel_s8_pairs_dsp(const ek_depthwise_pixel *p);
 
 /* Fully connected: 8 outputs at a time, the input widened on the fly (no scratch).
  * weights: [out_c / 8, rounded up][in_c / 4, rounded up][8][4]; bias: padded to a multiple of 8.

@@ -15,8 +15,6 @@ EK_INLINE int32_t ek_dsp_requant(int32_t acc, int32_t mult, int32_t round, int32
   return ek_add_wrap(high, acc >> 31) >> e;
 }
 
-EK_INLINE int32_t ek_dsp_round(int32_t out_zp, int32_t e) { return ek_shl(2 * out_zp + 1, e - 1); }
-
 /* Any multiplier and shift. */
 EK_INLINE int32_t ek_dsp_requant_general(int32_t acc, const ek_dsp_quant *q, int32_t out_zp) {
   return ek_add_wrap(ek_requant(acc, q->mult, (int)(q->exp - EK_DSP_GENERAL)), out_zp);
@@ -30,7 +28,7 @@ EK_INLINE void ek_dsp_store(const int32_t *acc, int n, int acc_shift, const ek_d
   const int32_t e = q->exp;
   const int32_t mult = q->mult;
   if (e <= EK_DSP_MAX_EXP) {
-    const int32_t round = ek_dsp_round(out_zp, e);
+    const int32_t round = q->round;
     if (act_min == -128 && act_max == 127 && n == 4) {
       out[0] = (int8_t)ek_ssat8(ek_dsp_requant(acc[0] >> acc_shift, mult, round, e));
       out[step] = (int8_t)ek_ssat8(ek_dsp_requant(acc[1] >> acc_shift, mult, round, e));

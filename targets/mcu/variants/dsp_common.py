@@ -102,13 +102,15 @@ class Linear:
         return in_range & (self.worst + offset + 1 < 1 << 31)
 
     def quant(self, bias: np.ndarray, pad_to: int) -> np.ndarray:
-        """``ek_dsp_quant[]`` as int32 words: bias, mult, exp; zeros to a multiple of ``pad_to``."""
+        """``ek_dsp_quant[]`` as int32 words (mult, round, exp, bias), padded to ``pad_to`` entries."""
         fast = self.fast()
-        out = np.zeros((_round_up(len(bias), pad_to), 3), np.int32)
         n = len(bias)
-        out[:n, 0] = wrap32(bias)
-        out[:n, 1] = wrap32(np.where(fast, 2 * self.mult, self.mult))
-        out[:n, 2] = np.where(fast, -self.shift, GENERAL + self.shift)
+        out = np.zeros((_round_up(n, pad_to), 4), np.int32)
+        e = np.where(fast, -self.shift, 1)
+        out[:n, 0] = wrap32(np.where(fast, 2 * self.mult, self.mult))
+        out[:n, 1] = np.where(fast, (2 * self.out_zp + 1) << (e - 1), 0)
+        out[:n, 2] = np.where(fast, e, GENERAL + self.shift)
+        out[:n, 3] = wrap32(bias)
         out[n:, 2] = 1
         return out.reshape(-1)
 
@@ -144,7 +146,7 @@ def pack(w: np.ndarray, channels: int, halfword: bool) -> np.ndarray:
 
 
 def quant_const(words: np.ndarray) -> ConstArray:
-    """The requantization table; ``ek_dsp_quant`` is three int32."""
+    """The requantization table; ``ek_dsp_quant`` is four int32."""
     return ConstArray("quant", "int32_t", words)
 
 

@@ -55,7 +55,7 @@ class DspDepthwise:
         fields["multiplier"] = 1
         return KernelCall(
             variant=self.name,
-            sources=(f"dsp/{self.name}.c",),
+            sources=(f"dsp/{self.name}.c", "dsp/depthwise_pixel_s8_pairs_dsp.c"),
             header="ek_dsp.h",
             params_type="ek_depthwise_params",
             params=initializer(fields),
@@ -67,7 +67,7 @@ class DspDepthwise:
                 ConstArray("weights", "uint32_t", pack_taps(taps)),
                 quant_const(layer.quant(layer.bias, 4)),
             ),
-            scratch_bytes=(kh * kw + 1 & ~1) * 8 + (c + 3 & ~3),
+            scratch_bytes=-(-kh * kw // 2) * 16 + -(-c // 4) * 4,
             details={"fast_requant": int(layer.fast().sum()), "channels": c},
         )
 

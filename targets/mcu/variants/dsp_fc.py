@@ -44,12 +44,12 @@ def _layer(node: Node, graph: Graph) -> Linear:
 def _quant(layer: Linear, per_tensor: bool) -> np.ndarray:
     """The requantization table: one entry for the layer, or one an output. Biases stay out of it:
     a layer of many outputs has one multiplier far more often than not."""
-    words = layer.quant(np.zeros(len(layer.w), np.int64), 1).reshape(-1, 3)
+    words = layer.quant(np.zeros(len(layer.w), np.int64), 1).reshape(-1, 4)
     if not per_tensor:
         return words.reshape(-1)
     if layer.fast().all():
         return words[0]
-    return wrap32(np.array([0, int(layer.mult[0]), GENERAL + int(layer.shift[0])]))
+    return wrap32(np.array([int(layer.mult[0]), 0, GENERAL + int(layer.shift[0]), 0]))
 
 
 @dataclass(frozen=True)

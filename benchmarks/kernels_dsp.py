@@ -1,0 +1,108 @@
+"""Executed instructions of the DSP kernels, layer by layer, for the MLPerf Tiny int8 models.
+
+    python benchmarks/kernels_dsp.py [--models DIR] [--compiler zig|gcc] [--opt=-O2] [--functions]
+
+Each layer is lowered for a Cortex-M4 by the fastest variant that takes it, built on its own, run
+on Unicorn with a random input and compared byte for byte with the reference executor. Layers that
+no DSP variant takes are named. Kind: simulated. ``--functions`` adds where the instructions go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+MODELS = ("ic_resnet8_int8", "kws_dscnn_int8", "ad_fcae_int8")
+
+#: Whole models with CMSIS-NN under TFLM on QEMU's Cortex-M4 (inline-assembly requantization).
+CMSIS_NN = {"ic_resnet8_int8": 28_507_000, "kws_dscnn_int8": 7_225_901, "ad_fcae_int8": 573_204}
+
+
+def layer_cases(path: Path, seed: int):
+    """(node, case or None, expected output) of every node, each alone in a graph of its own."""
+    from dsp_harness import Case, m4
+
+    from edgekit.formats import tflite
+    from edgekit.graph.ir import Graph
+    from edgekit.graph.reference import run_node
+    from edgekit_targets.mcu import variants
+
+    graph = tflite.read(path)
+    rng = np.random.default_rng(seed)
+    values = {
+        i: rng.integers(-128, 128, graph.tensor(i).shape).astype(np.int8) for i in graph.inputs
+    }
+    target = m4()
+    for node in graph.nodes:
+        values.update(zip(node.outputs, run_node(node, graph, values), strict=True))
+        acts = tuple(i for i in node.inputs if i is not None and not graph.tensor(i).is_const)
+        names = [*(i for i in node.inputs if i is not None), *node.outputs]
+        alone = Graph(node.name, {n: graph.tensor(n) for n in names}, [node], acts, node.outputs)
+        found = [v for v in variants.candidates(node, graph, target) if v.name.endswith("_dsp")]
+        case = None
+        if found:
+            case = Case(alone, found[0].lower(node, alone, target), [values[i] for i in acts])
+        yield node, case, values[node.outputs[0]].reshape(-1)
+
+
+def main() -> int:
+    """Print the table; exit status 1 when a layer's bytes differ from the reference."""
+    from dsp_harness import M4Program
+
+    from edgekit.graph.ops import macs
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=Path, default=ROOT.parent / "shared" / "zoo")
+    parser.add_argument("--compiler", choices=("zig", "gcc"), default="zig")
+    parser.add_argument("--opt", default="-O2")
+    parser.add_argument("--functions", action="store_true")
+    args = parser.parse_args()
+    wrong = 0
+    for model in MODELS:
+        print(f"\n{model} ({args.compiler} {args.opt})\n")
+        print("| layer | kernel | MACs | instructions | per MAC | stack | scratch | constants |")
+        print("|---|---|---|---|---|---|---|---|")
+        rows = list(layer_cases(args.models / f"{model}.tflite", 1))
+        cases = [c for _, c, _ in rows if c is not None]
+        with tempfile.TemporaryDirectory() as tmp:
+            program = M4Program(cases, Path(tmp), args.compiler, args.opt)
+            total, index = 0, 0
+            for node, case, expected in rows:
+                if case is None:
+                    print(f"| {node.type} | none of this set | | | | | | |")
+                    continue
+                result = program.run(index)
+                index += 1
+                wrong += not np.array_equal(result.output, expected)
+                total += result.instructions
+                n = macs(node, case.graph) or case.out_bytes
+                const = sum(c.data.nbytes for c in case.call.consts)
+                shape = "x".join(map(str, case.graph.tensor(node.outputs[0]).shape[1:]))
+                print(
+                    f"| {node.type} {shape} | {case.call.variant} | {n:,} "
+                    f"| {result.instructions:,} | {result.instructions / n:.2f} "
+                    f"| {result.stack_bytes} | {case.call.scratch_bytes} | {const:,} |"
+                )
+                if args.functions:
+                    for name, k in sorted(result.functions.items(), key=lambda kv: -kv[1])[:4]:
+                        print(f"    {name}: {k:,}", file=sys.stderr)
+            code = sum(
+                s for f, s in program.sizes.items() if not f.startswith(("case_", "scratch_"))
+            )
+        print(
+            f"\n{total:,} instructions in these layers (TFLM with CMSIS-NN, whole model: "
+            f"{CMSIS_NN[model]:,}); {code:,} bytes of kernel code."
+        )
+    print("\nbytes: " + ("all equal to the reference" if not wrong else f"{wrong} LAYERS DIFFER"))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
