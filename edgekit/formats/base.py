@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -160,6 +161,10 @@ def malformed_is_format_error(name: str, kind: str) -> Iterator[None]:
         raise
     except MemoryError as e:
         raise FormatError(f"'{name}' describes a model that does not fit into memory") from e
+    except struct.error as e:
+        raise FormatError(
+            f"'{name}' is not a valid {kind} file: it is cut off, or an offset points outside of it"
+        ) from e
     except RecursionError as e:
         raise FormatError(f"'{name}' is nested too deeply to be a {kind} model") from e
     except Exception as e:
@@ -213,6 +218,7 @@ def save(graph: Graph, path: str | Path) -> None:
         raise InputError(f"'{path.name}' cannot be written as a model; accepted suffixes are {can}")
     if path.is_dir():
         raise InputError(f"'{path.name}' is a folder; name a file to write")
+    graph.validate()
     writer = _function(fmt.writer)
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -23,7 +23,7 @@ _I32 = struct.Struct("<i")
 _SCALARS = {f: struct.Struct("<" + f) for f in ("b", "B", "?", "h", "H", "i", "I", "q", "Q", "f")}
 
 _TABLE_COST = 16
-_MAX_TABLES = 200_000
+_MAX_TABLES = 100_000
 
 
 class FlatFile:

@@ -33,6 +33,7 @@ class _Finder:
         self.graph = graph
         self.made_by = graph.producers()
         self.read_by = graph.consumers()
+        self.outputs = set(graph.outputs)
 
     def node(self, name: str | None, *types: str) -> Node | None:
         """The producer of a tensor if it has one of these types and no fused activation."""
@@ -62,7 +63,7 @@ class _Finder:
     def next(self, name: str, *types: str) -> Node | None:
         """The only reader of a tensor, if it has one of these types and is no graph output."""
         readers = self.read_by[name]
-        if len(readers) != 1 or name in self.graph.outputs:
+        if len(readers) != 1 or name in self.outputs:
             return None
         n = readers[0]
         return n if n.type in types and n.attr("activation", "NONE") == "NONE" else None

@@ -18,6 +18,7 @@ from edgekit.graph.ir import QuantParams
 _DTYPES = {code: dtype for dtype, code in TENSOR_TYPES.items()}
 _MAX_TENSOR_BYTES = 2**31
 _MAX_RANK = 8
+_MAX_TENSORS_OF_ONE = 10_000  # inputs and outputs of an operator, or of the model
 _CUSTOM = 32
 
 
@@ -72,6 +73,9 @@ class RawOperator:
 
 @dataclass(frozen=True)
 class RawModel:
+    """size: of the file, in bytes; bounds what may be made out of it."""
+
+    size: int
     name: str
     tensors: tuple[RawTensor, ...]
     operators: tuple[RawOperator, ...]
@@ -107,13 +111,13 @@ def parse(data: bytes) -> RawModel:
     ends = []
     for slot, what in ((6, "input"), (8, "output")):
         indices = sub.ints(slot)
-        if not indices:
-            raise FormatError(f"the model has no {what}")
+        if not 1 <= len(indices) <= _MAX_TENSORS_OF_ONE:
+            raise FormatError(f"the model has {len(indices)} {what}s")
         _check_indices(indices, len(tensors), f"the model's {what}s", optional=False)
         ends.append(indices)
     if len(set(ends[0])) != len(ends[0]):
         raise FormatError("a tensor is listed twice among the model's inputs")
-    return RawModel(sub.string(12) or "main", tensors, operators, ends[0], ends[1])
+    return RawModel(len(data), sub.string(12) or "main", tensors, operators, ends[0], ends[1])
 
 
 def _check_indices(indices: tuple[int, ...], n: int, where: str, *, optional: bool) -> None:
@@ -238,8 +242,8 @@ def _operator(index: int, t: Table, codes: list[tuple[str, bool]], n: int) -> Ra
     where = f"operator {index} ({op_type[:60]})"
     _check_indices(inputs, n, f"the inputs of {where}", optional=True)
     _check_indices(outputs, n, f"the outputs of {where}", optional=False)
-    if not outputs:
-        raise FormatError(f"{where} has no output")
+    if not outputs or len(inputs) + len(outputs) > _MAX_TENSORS_OF_ONE:
+        raise FormatError(f"{where} has {len(inputs)} inputs and {len(outputs)} outputs")
     return RawOperator(
         index,
         op_type,

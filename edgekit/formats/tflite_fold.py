@@ -84,12 +84,14 @@ def _dequantize(r: Reader, op: RawOperator, x: np.ndarray) -> np.ndarray:
 
 
 def _target_shape(op: RawOperator, x: Values) -> list[int]:
+    from edgekit.formats.tflite_nodes import few
+
     if len(x) > 1:
         return [int(d) for d in x[1].reshape(-1)]
     options = op.options("Reshape")
     if options is None or options.NewShapeIsNone():
         raise FormatError(f"{op.name} has no target shape")
-    return [int(d) for d in options.NewShapeAsNumpy()]
+    return few(op, options.NewShapeAsNumpy())
 
 
 def _reshape(r: Reader, op: RawOperator, x: Values) -> Values:
@@ -101,10 +103,12 @@ def _expand_dims(r: Reader, op: RawOperator, x: Values) -> Values:
 
 
 def _squeeze(r: Reader, op: RawOperator, x: Values) -> Values:
+    from edgekit.formats.tflite_nodes import few
+
     options = op.options("Squeeze")
     if options is None or options.SqueezeDimsLength() == 0:
         return [np.squeeze(x[0])]
-    return [np.squeeze(x[0], tuple(int(d) for d in options.SqueezeDimsAsNumpy()))]
+    return [np.squeeze(x[0], tuple(few(op, options.SqueezeDimsAsNumpy())))]
 
 
 def _transpose(r: Reader, op: RawOperator, x: Values) -> Values:

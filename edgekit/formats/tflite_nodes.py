@@ -54,6 +54,13 @@ def _padding(op: RawOperator, options: Any) -> str:
     return _PADDING_NAMES[code]
 
 
+def few(op: RawOperator, values: np.ndarray) -> list[int]:
+    """A vector of an operator's options that has one number a dimension at most."""
+    if values.size > 8:
+        raise FormatError(f"{op.name} has options for {values.size} dimensions")
+    return [int(v) for v in values]
+
+
 def _positive(op: RawOperator, what: str, *values: int) -> tuple[int, ...]:
     if min(values) < 1:
         raise FormatError(f"{op.name} has the {what} {list(values)}; at least 1 is valid")
@@ -332,7 +339,7 @@ def _new_shape(r: Reader, op: RawOperator, shape: tuple[int, ...]) -> tuple[int,
     elif index is not None and (r.reinfer or declared.dynamic):
         raise NotSupported("its target shape is computed at run time; it has to be constant")
     elif index is None and options is not None and not options.NewShapeIsNone():
-        target = [int(d) for d in options.NewShapeAsNumpy()]
+        target = few(op, options.NewShapeAsNumpy())
     else:
         target = list(declared.shape)
     if -1 in target:
@@ -363,8 +370,9 @@ def _squeeze(r: Reader, op: RawOperator) -> None:
     options = op.options("Squeeze")
     x = r.arg(op, 0)
     shape = r.shape(x)
-    given = () if options is None or options.SqueezeDimsIsNone() else options.SqueezeDimsAsNumpy()
-    axes = sorted({_axis(op, int(a), len(shape)) for a in given})
+    none = options is None or options.SqueezeDimsIsNone()
+    given = [] if none else few(op, options.SqueezeDimsAsNumpy())
+    axes = sorted({_axis(op, a, len(shape)) for a in given})
     if not axes:
         axes = [i for i, d in enumerate(shape) if d == 1]
     r.add(op, op.type, [r.value(x)], {"axes": tuple(axes)})

@@ -18,8 +18,9 @@ from edgekit.formats.tflite_flat import RawModel, RawOperator, RawTensor, parse
 from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
 from edgekit.graph.ops import infer_shapes
 
-#: What all constants made from float16 or integer ones may take together.
-_MAX_FOLDED_BYTES = 2**31
+#: How often a file's bytes may be used as constants. Tensors may share a buffer, but a small file
+#: whose tensors all name one large buffer must not cost minutes.
+_MAX_REUSE = 64
 
 
 class NotSupported(Exception):
@@ -34,7 +35,7 @@ class Reader:
         self.graph = Graph(model.name, {}, [], (), ())
         self.unsupported: list[tuple[str, str, str]] = []
         self._folded: dict[int, np.ndarray] = {}
-        self._folded_bytes = 0
+        self._budget = _MAX_REUSE * model.size
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._available: set[int] = set()
         self._node_names: set[str] = set()
@@ -119,6 +120,7 @@ class Reader:
             raise NotSupported(f"its {what} is computed at run time; it has to be a constant")
         if value.dtype.kind not in "iu":
             raise FormatError(f"{op.name}: its {what} is {value.dtype}, not an integer")
+        self._spend(8 * value.nbytes)  # Python's integers are slow to make
         return [int(v) for v in value.reshape(-1)]
 
     # -- making --------------------------------------------------------------------------------
@@ -131,6 +133,7 @@ class Reader:
         const = self.const(index) if data is None else data
         if const is None:
             raise FormatError(f"tensor '{r.name}' is read before anything produces it")
+        self._spend(const.nbytes)
         if const.size == 0:
             raise FormatError(f"the constant '{r.name}' is empty")
         if const.dtype.kind == "f" and not np.all(np.isfinite(const)):
@@ -185,11 +188,14 @@ class Reader:
         r = self.raw(like)
         return self.graph.add_tensor(Tensor(f"{op.name}/{tag}", shape, r.dtype, r.quant)).name
 
+    def _spend(self, nbytes: int) -> None:
+        self._budget -= nbytes
+        if self._budget < 0:
+            raise FormatError(f"its constants are used more than {_MAX_REUSE} times")
+
     def fold(self, index: int, data: np.ndarray) -> None:
         """Let tensor ``index`` be a constant from here on."""
-        self._folded_bytes += data.nbytes
-        if self._folded_bytes > _MAX_FOLDED_BYTES:
-            raise FormatError("the constants that the model computes take more than 2 GiB")
+        self._spend(data.nbytes)
         self._folded[index] = data
         self._available.add(index)
 
