@@ -334,7 +334,8 @@ def pool(rng: np.random.Generator, dtype: str = "int8", *, op: str = "MAX_POOL_2
 def reduce(rng: np.random.Generator, dtype: str = "int8", *, op: str = "MEAN") -> Case:
     rank = pick(rng, (2, 3, 3, 4, 4))
     shape = (1, *(int(d) for d in rng.integers(1, 12, rank - 1)))
-    axes = tuple(sorted(rng.choice(rank - 1, int(rng.integers(1, rank)), replace=False) + 1))
+    count = 1 if chance(rng, 0.6) else int(rng.integers(1, rank))
+    axes = tuple(sorted(rng.choice(rank - 1, count, replace=False) + 1))
     if rank == 4 and chance(rng, 0.4):
         axes = (1, 2)
     axes = tuple(int(a) for a in axes)
