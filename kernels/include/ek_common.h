@@ -61,4 +61,9 @@ EK_INLINE int32_t ek_requant_right(int32_t x, int32_t mult, int shift) {
   return ek_rdpot(ek_srdhm(x, mult), -shift);
 }
 
+/* clamp(x + zp, lo, hi) for every x: the sum cannot overflow. */
+EK_INLINE int8_t ek_finish_s8(int32_t x, int32_t zp, int32_t lo, int32_t hi) {
+  return (int8_t)(ek_clamp(x, lo - zp, hi - zp) + zp);
+}
+
 #endif

@@ -40,7 +40,7 @@ EK_INLINE void ek_dot2_s8(uint32_t acc[2], const int8_t *x, const int8_t *w0, co
 /* What an accumulator becomes: requantized, offset, clamped. */
 EK_INLINE int8_t ek_output_s8(uint32_t acc, int32_t mult, int shift, int32_t out_zp, int32_t lo,
                               int32_t hi) {
-  return (int8_t)ek_clamp(ek_requant((int32_t)acc, mult, shift) + out_zp, lo, hi);
+  return ek_finish_s8(ek_requant((int32_t)acc, mult, shift), out_zp, lo, hi);
 }
 
 #endif
