@@ -24,8 +24,8 @@ class _Found:
     x: str
     end: Node
     epsilon: float
-    gamma: np.ndarray | None = None
-    beta: np.ndarray | None = None
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
 
 
 class _Finder:
@@ -45,12 +45,12 @@ class _Finder:
     def const(self, name: str | None) -> np.ndarray | None:
         return None if name is None else self.graph.tensor(name).data
 
-    def operands(self, n: Node) -> tuple[str | None, np.ndarray | None]:
+    def operands(self, n: Node) -> tuple[str | None, str | None]:
         """(the activation, the constant) of a two-operand node; None where it has none."""
         a, b = n.inputs[0], n.inputs[1]
         if self.const(b) is not None:
-            return a, self.const(b)
-        return (b, self.const(a)) if self.const(a) is not None else (None, None)
+            return a, b
+        return (b, a) if self.const(a) is not None else (None, None)
 
     def mean_of(self, name: str | None) -> str | None:
         """What the tensor is the mean over the last axis of (dimensions kept)."""
@@ -75,7 +75,8 @@ class _Finder:
         shifted = self.node(root.inputs[0], "ADD")
         if shifted is None:
             return None
-        variance, eps = self.operands(shifted)
+        variance, added = self.operands(shifted)
+        eps = self.const(added)
         if eps is None or eps.size != 1 or not 0 <= float(eps.reshape(())) < np.inf:
             return None
         squared = self.mean_of(variance)
@@ -137,7 +138,7 @@ class _Finder:
         if end is offset:  # without beta: x * f - mean * f
             plain = end.inputs == (big.outputs[0], small.outputs[0])
             return _Found(x, end, epsilon, gamma) if plain else None
-        beta = self._channels(self.const(offset.inputs[0]), x)
+        beta = self._channels(offset.inputs[0], x)
         if beta is None or offset.inputs[1] != small.outputs[0] or end.type != "ADD":
             return None
         if set(end.inputs) != {big.outputs[0], offset.outputs[0]}:
@@ -146,15 +147,18 @@ class _Finder:
             return None
         return _Found(x, end, epsilon, gamma, beta)
 
-    def _channels(self, value: np.ndarray | None, x: str) -> np.ndarray | None:
-        """``value`` as float32 ``[C]``, None when it varies along other axes than the last."""
-        if value is None:
+    def _channels(self, name: str | None, x: str) -> Tensor | None:
+        """A constant as float32 ``[C]``, None when it varies along other axes than the last."""
+        value = self.const(name)
+        if name is None or value is None or value.dtype != np.float32:
             return None
         c = self.graph.tensor(x).shape[-1]
+        if value.shape == (c,):
+            return self.graph.tensor(name)
         if value.size == 1:
-            return np.full(c, value.reshape(()), np.float32)
+            return Tensor(name, (c,), "float32", None, np.full(c, value.reshape(())))
         if value.shape[-1] == c == value.size:
-            return value.reshape(c).astype(np.float32)
+            return Tensor(name, (c,), "float32", None, value.reshape(c))
         return None
 
 
@@ -193,8 +197,10 @@ def fuse_layer_norm(graph: Graph) -> int:
     return len(replaced)
 
 
-def _const(
-    graph: Graph, name: str, value: np.ndarray | None, default: float, channels: int
-) -> Tensor:
-    data = np.full(channels, default, np.float32) if value is None else value
-    return graph.add_const(name, data)
+def _const(graph: Graph, name: str, value: Tensor | None, default: float, channels: int) -> Tensor:
+    """The constant in the graph: the one that is there, or a new one called ``name``."""
+    if value is None:
+        return graph.add_const(name, np.full(channels, default, np.float32))
+    if graph.tensors.get(value.name) is value:
+        return value
+    return graph.add_tensor(value.with_(name=name))
