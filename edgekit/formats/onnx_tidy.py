@@ -1,0 +1,169 @@
+"""Small rewrites after the layout walk: reshapes that meet, dense biases, names."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgekit.formats.onnx_context import HIDDEN
+from edgekit.graph.ir import Graph, Node, Tensor
+
+
+def tidy(graph: Graph) -> Graph:
+    """Merge reshapes, fold biases and a transposition behind a dense layer; plain names."""
+    _merge_reshapes(graph)
+    _rows(graph)
+    _bias(graph)
+    _merge_reshapes(graph)
+    plain_names(graph)
+    return graph
+
+
+def _merge_reshapes(g: Graph) -> None:
+    """RESHAPE of RESHAPE is one; a RESHAPE that changes nothing is none."""
+    changed = True
+    while changed:
+        changed = False
+        producers = g.producers()
+        for k, n in enumerate(g.nodes):
+            if n.type != "RESHAPE":
+                continue
+            (x,), (y,) = n.inputs, n.outputs
+            assert x is not None
+            p = producers.get(x)
+            if p is not None and p.type == "RESHAPE":
+                g.nodes[k] = n.with_(inputs=p.inputs)
+                changed = True
+                break
+            if g.tensor(x).shape == g.tensor(y).shape and y not in g.outputs:
+                g.rename_uses(y, x)
+                del g.nodes[k]
+                changed = True
+                break
+        if changed:
+            g.prune()
+
+
+def _only_use(g: Graph, name: str, node: Node) -> bool:
+    return name not in g.outputs and [c.name for c in g.consumers()[name]] == [node.name]
+
+
+def _constant(g: Graph, name: str | None) -> Tensor | None:
+    if name is None:
+        return None
+    t = g.tensor(name)
+    return t if t.is_const else None
+
+
+def _bias(g: Graph) -> None:
+    """FULLY_CONNECTED without a bias, then ADD of a float constant vector: its bias."""
+    for n in list(g.nodes):
+        if n.type != "ADD" or n.attrs["activation"] != "NONE":
+            continue
+        producers = g.producers()
+        for x, c in (n.inputs, n.inputs[::-1]):
+            p, v = producers.get(x or ""), _constant(g, c)
+            if p is None or v is None or p.type != "FULLY_CONNECTED":
+                continue
+            w = g.tensor(p.inputs[1])
+            if (
+                (len(p.inputs) > 2 and p.inputs[2] is not None)
+                or not v.is_float
+                or v.shape[-1:] != (w.shape[0],)
+                or v.elements != w.shape[0]
+                or p.attrs["activation"] != "NONE"
+                or g.tensor(x).shape != g.tensor(n.outputs[0]).shape
+                or not _only_use(g, x or "", n)
+            ):
+                continue
+            assert v.data is not None
+            bias = g.add_const(f"{v.name}{HIDDEN}bias", v.data.reshape(-1)).name
+            k = next(i for i, m in enumerate(g.nodes) if m.name == n.name)
+            g.nodes = [m for m in g.nodes if m.name != p.name]
+            g.nodes[k - 1] = p.with_(
+                inputs=(p.inputs[0], p.inputs[1], bias), outputs=n.outputs
+            )
+            break
+    g.prune()
+
+
+def _rows(g: Graph) -> None:
+    """FULLY_CONNECTED, [RELU], RESHAPE, TRANSPOSE: the dense layer's rows take the order instead."""
+    for n in list(g.nodes):
+        if n.type != "TRANSPOSE":
+            continue
+        producers = g.producers()
+        chain: list[Node] = []
+        node = n
+        while True:
+            x = node.inputs[0]
+            p = producers.get(x or "")
+            if p is None or x is None or not _only_use(g, x, node):
+                break
+            chain.append(p)
+            node = p
+            if p.type == "FULLY_CONNECTED" or p.type not in ("RESHAPE", "RELU", "RELU6"):
+                break
+        if (
+            not chain
+            or chain[-1].type != "FULLY_CONNECTED"
+            or sum(c.type == "RESHAPE" for c in chain) != 1
+        ):
+            continue
+        dense = chain[-1]
+        reshape = next(c for c in chain if c.type == "RESHAPE")
+        w = _constant(g, dense.inputs[1])
+        b = _constant(g, dense.inputs[2]) if len(dense.inputs) > 2 else None
+        flat = g.tensor(dense.outputs[0]).shape
+        shape = g.tensor(reshape.outputs[0]).shape
+        perm = n.attrs["perm"]
+        if w is None or not w.is_float or w.data is None or len(flat) != 2:
+            continue
+        if shape[0] != flat[0] or perm[0] != 0 or (len(dense.inputs) > 2 and b is None):
+            continue
+        order = np.arange(flat[1]).reshape(shape[1:]).transpose([p - 1 for p in perm[1:]]).ravel()
+        inputs = [dense.inputs[0], g.add_const(f"{w.name}{HIDDEN}rows", w.data[order]).name]
+        if b is not None and b.data is not None:
+            inputs.append(g.add_const(f"{b.name}{HIDDEN}rows", b.data.reshape(-1)[order]).name)
+        new_shape = g.tensor(n.outputs[0]).shape
+        last = n.inputs[0]
+        for i, m in enumerate(g.nodes):
+            if m.name == dense.name:
+                g.nodes[i] = m.with_(inputs=tuple(inputs))
+            elif m.name == reshape.name:
+                g.nodes[i] = m.with_attrs(new_shape=new_shape)
+        for c in chain:  # what follows the reshape has the new shape
+            if c is reshape or chain.index(c) < chain.index(reshape):
+                for o in c.outputs:
+                    g.tensors[o] = g.tensor(o).with_(shape=new_shape)
+        assert last is not None
+        if n.outputs[0] in g.outputs:
+            k = next(i for i, m in enumerate(g.nodes) if m.name == n.name)
+            g.nodes[k] = n.with_(type="RESHAPE", attrs={"new_shape": new_shape})
+        else:
+            g.rename_uses(n.outputs[0], last)
+        g.prune()
+
+
+def plain_names(g: Graph) -> None:
+    """``x~~nhwc`` becomes ``x`` where that name is free."""
+    renamed: dict[str, str] = {}
+    used = set(g.tensors)
+    keep = {*g.inputs, *g.outputs}
+    for name in list(g.tensors):
+        base = name.split(HIDDEN)[0]
+        if HIDDEN in name and base and base not in used and name not in keep:
+            used.add(base)
+            renamed[name] = base
+    if not renamed:
+        return
+    g.tensors = {
+        renamed.get(k, k): t.with_(name=renamed[k]) if k in renamed else t
+        for k, t in g.tensors.items()
+    }
+    g.nodes = [
+        n.with_(
+            inputs=tuple(None if i is None else renamed.get(i, i) for i in n.inputs),
+            outputs=tuple(renamed.get(o, o) for o in n.outputs),
+        )
+        for n in g.nodes
+    ]
