@@ -26,9 +26,7 @@ import numpy as np
 from edgekit.errors import GraphError
 
 #: dtypes a tensor may have, as NumPy spells them.
-DTYPES = frozenset(
-    {"float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"}
-)
+DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,9 +307,7 @@ class Graph:
                     p = producers.get(i) if i is not None else None
                     if p is not None and state.get(p.name) != 2:
                         if state.get(p.name) == 1:
-                            raise GraphError(
-                                f"graph '{self.name}' has a cycle through '{p.name}'"
-                            )
+                            raise GraphError(f"graph '{self.name}' has a cycle through '{p.name}'")
                         stack.append((p, False))
         self.nodes = order
 
@@ -358,6 +354,13 @@ class Graph:
             if o not in seen:
                 raise GraphError(f"graph output '{o}' is produced by nothing")
         return self
+
+    def to_torch(self, **options: Any) -> Any:
+        """A trainable ``torch.nn.Module`` of this graph; the options and the way back are described
+        at :func:`edgekit.graph.to_torch.to_torch`."""
+        from edgekit.graph.to_torch import to_torch
+
+        return to_torch(self, **options)
 
 
 def unique(name: str, taken: Iterable[str]) -> str:

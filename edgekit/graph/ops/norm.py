@@ -149,7 +149,8 @@ def _layer_norm(call: Call) -> list[np.ndarray]:
     wide = x.astype(np.float64)
     centered = wide - wide.mean(axis=-1, keepdims=True)
     var = (centered * centered).mean(axis=-1, keepdims=True)
-    y = centered / np.sqrt(var + float(call.node.attrs["epsilon"])) * gamma + beta
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant row without an epsilon
+        y = centered / np.sqrt(var + float(call.node.attrs["epsilon"])) * gamma + beta
     return [y.astype(np.float32)]
 
 
