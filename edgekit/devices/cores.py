@@ -29,6 +29,8 @@ class QemuMachine:
 class Core:
     """One core. name as in ``virtual:<name>``; cpuid: the SCB CPUID register of revision r0p1 or so;
     unicorn_model: name of the ``UC_CPU_ARM_*`` constant, None where Unicorn has no model;
+    heap: first and last address (exclusive) of the memory that semihosting offers for heap and
+    stack, the same as QEMU's board offers, so that ``malloc`` takes the same path on both;
     machines: tried in order, the first whose memories hold the firmware's segments is used."""
 
     name: str
@@ -36,12 +38,16 @@ class Core:
     cpuid: int
     timing: str
     unicorn_model: str | None
+    heap: tuple[int, int]
     machines: tuple[QemuMachine, ...] = field(default=())
 
 
 _KB, _MB = 1 << 10, 1 << 20
-#: ZBT SSRAM1 and 2/3, PSRAM: Arm Application Notes AN385, AN386, AN500 (same map for all three).
+#: ZBT SSRAM1 and 2/3, PSRAM: Arm Application Notes AN385 and AN386; AN500 has the PSRAM elsewhere.
 _MPS2 = ((0x0, 4 * _MB), (0x20000000, 4 * _MB), (0x21000000, 16 * _MB))
+_AN500 = ((0x0, 4 * _MB), (0x20000000, 4 * _MB), (0x60000000, 16 * _MB))
+_PSRAM = (0x21000000, 0x22000000)
+_PSRAM_AN500 = (0x60000000, 0x61000000)
 #: Corstone SSE-300 on MPS3 (AN547): ITCM, FPGA SRAM, DTCM, internal SRAM, QSPI, DDR.
 _AN547 = (
     (0x0, 512 * _KB),
@@ -55,13 +61,14 @@ CORES: MappingProxyType[str, Core] = MappingProxyType(
     {
         core.name: core
         for core in (
-            Core("cortex-m0plus", "Armv6-M, 2-stage pipeline", 0x410CC601, "m0plus", "CORTEX_M0"),
+            Core("cortex-m0plus", "Armv6-M, 2-stage pipeline", 0x410CC601, "m0plus", "CORTEX_M0", _PSRAM),
             Core(
                 "cortex-m3",
                 "Armv7-M, 3-stage pipeline",
                 0x412FC231,
                 "m3",
                 "CORTEX_M3",
+                _PSRAM,
                 (
                     QemuMachine("mps2-an385", _MPS2),
                     QemuMachine("netduino2", ((0x08000000, _MB), (0x20000000, 128 * _KB))),
@@ -73,6 +80,7 @@ CORES: MappingProxyType[str, Core] = MappingProxyType(
                 0x410FC241,
                 "m4",
                 "CORTEX_M4",
+                _PSRAM,
                 (
                     QemuMachine("mps2-an386", _MPS2),
                     QemuMachine("netduinoplus2", ((0x08000000, _MB), (0x20000000, 128 * _KB))),
@@ -84,7 +92,8 @@ CORES: MappingProxyType[str, Core] = MappingProxyType(
                 0x411FC272,
                 "m7",
                 "CORTEX_M7",
-                (QemuMachine("mps2-an500", _MPS2),),
+                _PSRAM_AN500,
+                (QemuMachine("mps2-an500", _AN500),),
             ),
             Core(
                 "cortex-m33",
@@ -92,6 +101,7 @@ CORES: MappingProxyType[str, Core] = MappingProxyType(
                 0x410FD213,
                 "m33",
                 "CORTEX_M33",
+                _PSRAM,
                 (
                     QemuMachine(
                         "mps3-an547",
@@ -108,6 +118,7 @@ CORES: MappingProxyType[str, Core] = MappingProxyType(
                 0x411FD221,
                 "m55",
                 None,
+                _PSRAM,
                 (QemuMachine("mps3-an547", _AN547),),
             ),
         )

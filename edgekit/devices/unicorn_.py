@@ -27,12 +27,10 @@ from edgekit.errors import DeviceError, EdgekitError, ToolchainError
 
 _PAGE = 0x1000
 _MB = 1 << 20
-#: What every core has without asking: code and SRAM at Arm's addresses, and a heap (MPS2's PSRAM).
-_RAM = ((0x20000000, 4 * _MB), (0x21000000, 16 * _MB))
+#: What every core has without asking: code and SRAM at Arm's addresses, and its heap.
+_RAM = (0x20000000, 4 * _MB)
 _CODE_SIZE = 4 * _MB
 _FLASH_ALIAS = 0x08000000
-#: SYS_HEAPINFO: heap base and limit, stack base and limit; the same that QEMU's MPS2 boards give.
-_HEAP = (0x21000000, 0x22000000, 0x22000000, 0x21000000)
 _PERIPHERALS = (0x40000000, 0x20000000)
 _STOP = 0xFFFFFFF0  # an address that is never executed
 _REGISTERS = (*(f"r{i}" for i in range(13)), "sp", "lr", "pc", "xpsr")
@@ -120,7 +118,7 @@ class Machine:
             " ".join((request.program, *request.args)),
             request.stdin,
             lambda: self.counter.instructions,
-            _HEAP,
+            (*core.heap, core.heap[1], core.heap[0]),
         )
         self._hooks()
 
@@ -137,7 +135,8 @@ class Machine:
         aliased = (self.firmware.boot.vectors or 0) == _FLASH_ALIAS and all(
             low >= _FLASH_ALIAS for low, _ in spans
         )
-        spans += [(a, a + n) for a, n in (*_RAM, *regions)]
+        spans += [(a, a + n) for a, n in (_RAM, *regions)]
+        spans.append(self.core.heap)
         code = (_FLASH_ALIAS if aliased else 0, _CODE_SIZE)
         spans.append((code[0], code[0] + code[1]))
         # Code is read-only, so that a store through a null pointer is found, unless the firmware
@@ -234,7 +233,7 @@ class Machine:
         boot = self.firmware.boot
         uc = self._uc
         uc.reg_write(arm_const.UC_ARM_REG_LR, 0xFFFFFFFF)
-        uc.reg_write(arm_const.UC_ARM_REG_SP, _HEAP[2] if boot.sp is None else boot.sp)
+        uc.reg_write(arm_const.UC_ARM_REG_SP, self.core.heap[1] if boot.sp is None else boot.sp)
         try:
             uc.emu_start(boot.pc | 1, _STOP)
         except UcError as error:
