@@ -15,6 +15,7 @@
 #define EK_DSP_H
 
 #include "ek_conv.h"
+#include "ek_pool.h"
 
 /* Requantization of one output channel, and its bias (input offset folded in; 256-fold less
  * 127 * sum of l in the halfword form).
@@ -87,5 +88,31 @@ void ek_fully_connected_s8_halfword_dsp(const ek_fc_dsp_params *p, const int8_t 
                                         const int8_t *weights, const int32_t *bias,
                                         const ek_dsp_quant *quant, int8_t *output, void *scratch);
 int32_t ek_fully_connected_s8_halfword_dsp_scratch_bytes(const ek_fc_dsp_params *p);
+
+/* ADD of two tensors of one shape. The operand with the larger scale (half) is scaled by exactly one
+ * half in TFLite's arithmetic, a shift; only the other one (mul) and the sum need multipliers.
+ *   half_offset = -half_zp << 19, mul_offset = -mul_zp << 20
+ *   mul_mult, mul_exp: as in ek_dsp_quant, exp at least 1; mult 0, exp 1 for a second exact half
+ *   out_mult, out_exp, out_round: as in ek_dsp_quant, always of the fast kind
+ * output may be either input. */
+typedef struct {
+  int32_t count;
+  int32_t half_offset;
+  int32_t mul_offset, mul_mult, mul_exp;
+  int32_t out_mult, out_round, out_exp;
+  int32_t act_min, act_max;
+} ek_add_dsp_params;
+void ek_add_s8_dsp(const ek_add_dsp_params *p, const int8_t *half, const int8_t *mul,
+                   int8_t *output);
+int32_t ek_add_s8_dsp_scratch_bytes(const ek_add_dsp_params *p);
+
+/* The same through a table of the 256 values of the scaled operand, made in scratch first. */
+void ek_add_s8_table_dsp(const ek_add_dsp_params *p, const int8_t *half, const int8_t *mul,
+                         int8_t *output, void *scratch);
+int32_t ek_add_s8_table_dsp_scratch_bytes(const ek_add_dsp_params *p);
+
+/* Average over windows of at most 256 inputs: two channels a halfword pair. */
+void ek_average_pool_s8_dsp(const ek_pool_params *p, const int8_t *input, int8_t *output);
+int32_t ek_average_pool_s8_dsp_scratch_bytes(const ek_pool_params *p);
 
 #endif
