@@ -8,21 +8,18 @@ transposes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.errors import FormatError, UnsupportedError
-from edgekit.graph.ir import Graph, QuantParams, Tensor, unique
-from edgekit.graph.ops import infer_shapes
+from edgekit.formats.builder import HIDDEN, Builder
+from edgekit.graph.ir import QuantParams
 
 if TYPE_CHECKING:
     import onnx
-
-#: A name like ``x~~nhwc`` is an intermediate of ``x`` that takes the plain name when it is free.
-HIDDEN = "~~"
 
 TO_NHWC = (0, 2, 3, 1)
 TO_NCHW = (0, 3, 1, 2)
@@ -67,23 +64,23 @@ class Op:
         return self.outputs[0]
 
 
+__all__ = ["HIDDEN", "Context", "Converter", "Op", "QuantConst", "decode"]
+
 Converter = Callable[["Context", Op], None]
 
 
 @dataclass
-class Context:
+class Context(Builder):
     """The state of one import.
 
     graph: what is being built. values: ONNX name -> constant. quants: ONNX name -> constant behind
     a DequantizeLinear. bound: ONNX name -> graph tensor.
     """
 
-    graph: Graph
     opset: int
     values: dict[str, np.ndarray] = field(default_factory=dict)
     quants: dict[str, QuantConst] = field(default_factory=dict)
     bound: dict[str, str] = field(default_factory=dict)
-    node_names: set[str] = field(default_factory=set)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -151,21 +148,6 @@ class Context:
             raise FormatError(f"value '{name}' is read before anything produces it")
         return self.bound[name]
 
-    def const(self, name: str, data: np.ndarray, quant: QuantParams | None = None) -> str:
-        """Add a constant (floats as float32); FormatError when it is not finite."""
-        data = np.asarray(data)
-        if data.dtype.kind == "f":
-            if not np.all(np.isfinite(data)):
-                raise FormatError(f"constant '{name}' holds NaN or infinity")
-            data = np.ascontiguousarray(data, np.float32).reshape(data.shape)
-            if not np.all(np.isfinite(data)):
-                raise FormatError(f"constant '{name}' does not fit into float32")
-        return self.graph.add_const(name, data, quant).name
-
-    def scalar(self, value: float, like: str) -> str:
-        """A float32 constant of shape [1]."""
-        return self.const(f"{like}{HIDDEN}const", np.asarray([value], np.float32))
-
     def dequantized(self, name: str, data: np.ndarray, quant: QuantParams) -> str:
         """An integer constant behind a DEQUANTIZE node: what the integer pass looks for."""
         c = self.graph.add_const(f"{name}{HIDDEN}int", data, quant).name
@@ -193,52 +175,6 @@ class Context:
             return self.dequantized(name, data, QuantParams(quant.scale, quant.zero_point, axis))
         return self.dequantized(name, change(q.data), quant)
 
-    def emit(
-        self,
-        type: str,
-        inputs: Sequence[str | None],
-        attrs: Mapping[str, Any] | None = None,
-        *,
-        out: str,
-        dtype: str | None = None,
-        quant: QuantParams | None = None,
-        name: str | None = None,
-    ) -> str:
-        """Emit a node with one output; shape by inference, dtype and quantization like input 0."""
-        return self.emit_many(type, inputs, attrs, outs=[out], dtype=dtype, quant=quant, name=name)[
-            0
-        ]
-
-    def emit_many(
-        self,
-        type: str,
-        inputs: Sequence[str | None],
-        attrs: Mapping[str, Any] | None = None,
-        *,
-        outs: Sequence[str],
-        dtype: str | None = None,
-        quant: QuantParams | None = None,
-        name: str | None = None,
-    ) -> list[str]:
-        from edgekit.graph.ir import Node
-
-        g = self.graph
-        node_name = unique(name or outs[0].split(HIDDEN)[0] or type.lower(), self.node_names)
-        self.node_names.add(node_name)
-        draft = Node(node_name, type, tuple(inputs), tuple(outs), attrs or {})
-        shapes = infer_shapes(draft, g.ins(draft))
-        first = g.tensor(inputs[0])
-        if dtype is None:
-            dtype = "float32" if type == "DEQUANTIZE" else first.dtype
-        if quant is None and type not in ("QUANTIZE", "DEQUANTIZE") and dtype == first.dtype:
-            quant = first.quant
-        names = [
-            g.add_tensor(Tensor(o, shape, dtype, quant)).name
-            for o, shape in zip(outs, shapes, strict=True)
-        ]
-        g.nodes.append(draft.with_(outputs=tuple(names)))
-        return names
-
     def bind(self, onnx_name: str, tensor: str) -> None:
         self.bound[onnx_name] = tensor
 
@@ -250,12 +186,6 @@ class Context:
             self.quants[op.y] = self.quants[op.x]
         else:
             self.bound[op.y] = self.tensor(op.x)
-
-    def transpose(self, x: str, perm: Sequence[int], out: str) -> str:
-        return self.emit("TRANSPOSE", [x], {"perm": tuple(int(p) for p in perm)}, out=out)
-
-    def reshape(self, x: str, shape: Sequence[int], out: str) -> str:
-        return self.emit("RESHAPE", [x], {"new_shape": tuple(int(s) for s in shape)}, out=out)
 
     def nhwc(self, op: Op, x: str | None = None) -> str:
         """Input 0 (or the tensor ``x``, [N,C,H,W]) behind a TRANSPOSE to NHWC."""

@@ -21,22 +21,93 @@ if TYPE_CHECKING:
 MAX_ELEMENTS = 1 << 26
 
 _ELEMENTWISE = frozenset(
-    "Add Sub Mul Div Pow Mod Min Max Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not "
-    "Where Sqrt Reciprocal Neg Abs Floor Ceil Round Sign Exp Log Erf Sin Cos Tanh Sigmoid Relu "
-    "Clip Cast CastLike Identity Sum BitwiseAnd BitwiseOr IsNaN IsInf Softmax LeakyRelu Gelu".split()
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Pow",
+        "Mod",
+        "Min",
+        "Max",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "And",
+        "Or",
+        "Xor",
+        "Not",
+        "Where",
+        "Sqrt",
+        "Reciprocal",
+        "Neg",
+        "Abs",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Sign",
+        "Exp",
+        "Log",
+        "Erf",
+        "Sin",
+        "Cos",
+        "Tanh",
+        "Sigmoid",
+        "Relu",
+        "Clip",
+        "Cast",
+        "CastLike",
+        "Identity",
+        "Sum",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "IsNaN",
+        "IsInf",
+        "Softmax",
+        "LeakyRelu",
+        "Gelu",
+    ]
 )
 _MOVING = frozenset(
-    "Concat Gather GatherElements GatherND Slice Unsqueeze Squeeze Reshape Transpose Size Split "
-    "Flatten ReduceProd ReduceSum ReduceMean ReduceMin ReduceMax ArgMax ArgMin CumSum ScatterND "
-    "ScatterElements NonZero Trilu QuantizeLinear MatMul Gemm Compress TopK".split()
+    [
+        "Concat",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Slice",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Transpose",
+        "Size",
+        "Split",
+        "Flatten",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceMax",
+        "ArgMax",
+        "ArgMin",
+        "CumSum",
+        "ScatterND",
+        "ScatterElements",
+        "NonZero",
+        "Trilu",
+        "QuantizeLinear",
+        "MatMul",
+        "Gemm",
+        "Compress",
+        "TopK",
+    ]
 )
 _SIZED = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "Pad"})
 
 
 def foldable(op: Op) -> bool:
-    return op.domain == "" and (
-        op.type in _ELEMENTWISE or op.type in _MOVING or op.type in _SIZED
-    )
+    return op.domain == "" and (op.type in _ELEMENTWISE or op.type in _MOVING or op.type in _SIZED)
 
 
 def _check_size(op: Op, x: list[np.ndarray | None]) -> None:

@@ -25,10 +25,27 @@ from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
 Perm = tuple[int, ...]
 
 _UNARY = frozenset(
-    "LOGISTIC TANH RELU RELU6 RELU_N1_TO_1 HARD_SWISH ABS EXP NEG SQRT RSQRT LEAKY_RELU GELU "
-    "QUANTIZE DEQUANTIZE".split()
+    [
+        "LOGISTIC",
+        "TANH",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "HARD_SWISH",
+        "ABS",
+        "EXP",
+        "NEG",
+        "SQRT",
+        "RSQRT",
+        "LEAKY_RELU",
+        "GELU",
+        "QUANTIZE",
+        "DEQUANTIZE",
+    ]
 )
-_BINARY = frozenset("ADD SUB MUL DIV MAXIMUM MINIMUM SQUARED_DIFFERENCE PRELU".split())
+_BINARY = frozenset(
+    ["ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU"]
+)
 _LAST_AXIS = frozenset(["SOFTMAX", "LAYER_NORM"])
 
 
@@ -263,9 +280,7 @@ class _Walk:
             lay = self._layout(x)
             if lay.index is not None:
                 lay = Layout(self._ungathered(lay), lay.perm)
-            self.at[node.outputs[0]] = Layout(
-                lay.tensor, tuple(lay.perm[p] for p in a["perm"])
-            )
+            self.at[node.outputs[0]] = Layout(lay.tensor, tuple(lay.perm[p] for p in a["perm"]))
             return
         if node.type in _UNARY:
             lay = self._layout(x)
@@ -481,8 +496,11 @@ class _Walk:
         out_order = _with_ones([o for g in groups for o in g[1]], new)
         out_perm = inverse(out_order)
         physical = lay.tensor
-        if order != now and len(new) == 2 and out_order == [0, 1] and new[1] == _product(
-            old[i] for i in groups[-1][0]
+        if (
+            order != now
+            and len(new) == 2
+            and out_order == [0, 1]
+            and new[1] == _product(old[i] for i in groups[-1][0])
         ):
             first = [i for i in now if i not in groups[-1][0]]
             if now[: len(first)] == first and first == order[: len(first)]:

@@ -165,9 +165,7 @@ def split(ctx: Context, op: Op) -> None:
         return ctx.bind(op.y, x)
     outs = [o or f"{op.name}{HIDDEN}{k}" for k, o in enumerate(op.outputs)]
     attrs = {"axis": axis, "sizes": tuple(sizes)}
-    for o, t in zip(
-        outs, ctx.emit_many("SPLIT", [x], attrs, outs=outs, name=op.name), strict=True
-    ):
+    for o, t in zip(outs, ctx.emit_many("SPLIT", [x], attrs, outs=outs, name=op.name), strict=True):
         ctx.bind(o, t)
     return None
 
@@ -182,13 +180,13 @@ def gather(ctx: Context, op: Op) -> None:
         raise FormatError(f"node '{op.name}' gathers outside its input of {s[axis]} elements")
     flat = [i % s[axis] for i in flat]
     if indices.ndim == 0:
-        attrs = {
+        at = {
             "begin": tuple(flat[0] if k == axis else 0 for k in range(len(s))),
             "end": tuple(flat[0] + 1 if k == axis else d for k, d in enumerate(s)),
             "strides": (1,) * len(s),
             "shrink_axes": (axis,),
         }
-        return ctx.bind(op.y, ctx.emit("STRIDED_SLICE", [x], attrs, out=op.y, name=op.name))
+        return ctx.bind(op.y, ctx.emit("STRIDED_SLICE", [x], at, out=op.y, name=op.name))
     attrs = {"axis": axis, "indices": tuple(flat)}
     out = op.y if indices.ndim == 1 else f"{op.y}{HIDDEN}flat"
     y = ctx.emit("GATHER", [x], attrs, out=out, name=op.name)
@@ -296,7 +294,11 @@ def _constant(op: Op, data: np.ndarray, scale: np.ndarray, zp: np.ndarray) -> Qu
         if np.any(zp):
             raise UnsupportedError("int32 constants with a zero point are not implemented")
         return QuantConst(data, QuantParams(scale, np.zeros(scale.shape, np.int32), axis))
-    along = zp.reshape([-1 if i == axis else 1 for i in range(data.ndim)]) if axis is not None else zp[0]
+    along = (
+        zp.reshape([-1 if i == axis else 1 for i in range(data.ndim)])
+        if axis is not None
+        else zp[0]
+    )
     centred = data.astype(np.int32) - along
     low, high = (-32768, 32767) if dtype == "int16" else (-128, 127)
     if centred.size == 0 or (centred.min() >= low and centred.max() <= high):

@@ -122,6 +122,4 @@ class _Matcher:
             return False
         if p.type == "Div":
             return p.inputs[0] == x and self.number(p.inputs[1]) == 2.0
-        return any(
-            p.inputs[i] == x and self.number(p.inputs[1 - i]) == 0.5 for i in (0, 1)
-        )
+        return any(p.inputs[i] == x and self.number(p.inputs[1 - i]) == 0.5 for i in (0, 1))

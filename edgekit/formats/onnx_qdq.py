@@ -15,19 +15,50 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekit.formats.onnx_context import HIDDEN
-from edgekit.formats.onnx_tidy import plain_names
+from edgekit.formats.onnx_tidy import tidy
 from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
 
 _MOVES = frozenset(
-    "RESHAPE SQUEEZE TRANSPOSE STRIDED_SLICE SPLIT GATHER MAX_POOL_2D RESIZE_NEAREST_NEIGHBOR "
-    "PAD CONCATENATION".split()
+    [
+        "RESHAPE",
+        "SQUEEZE",
+        "TRANSPOSE",
+        "STRIDED_SLICE",
+        "SPLIT",
+        "GATHER",
+        "MAX_POOL_2D",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "PAD",
+        "CONCATENATION",
+    ]
 )
+_SHAPES = frozenset(["RESHAPE", "SQUEEZE", "TRANSPOSE"])
 _WEIGHTED = frozenset(["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"])
 #: Integer kernels that keep the input's quantization; a QUANTIZE follows where it differs.
 _KEEPS = frozenset(["AVERAGE_POOL_2D", "REDUCE_MAX", "RESIZE_BILINEAR", "MAXIMUM", "MINIMUM"])
 _FREE = frozenset(
-    "ADD SUB MUL MEAN SUM LOGISTIC TANH RELU RELU6 HARD_SWISH LEAKY_RELU GELU ABS NEG SQRT RSQRT "
-    "EXP PRELU BATCH_MATMUL SQUARED_DIFFERENCE".split()
+    [
+        "ADD",
+        "SUB",
+        "MUL",
+        "MEAN",
+        "SUM",
+        "LOGISTIC",
+        "TANH",
+        "RELU",
+        "RELU6",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "GELU",
+        "ABS",
+        "NEG",
+        "SQRT",
+        "RSQRT",
+        "EXP",
+        "PRELU",
+        "BATCH_MATMUL",
+        "SQUARED_DIFFERENCE",
+    ]
 )
 _FUSED = frozenset(["RELU", "RELU6", "RELU_N1_TO_1"])
 _HAS_ACTIVATION = _WEIGHTED | {"ADD", "SUB", "MUL", "AVERAGE_POOL_2D", "MAX_POOL_2D"}
@@ -40,7 +71,33 @@ def is_qdq(graph: Graph) -> bool:
 
 def integer_islands(graph: Graph) -> Graph:
     """The graph with integer nodes wherever its QDQ pairs describe one; see the module's text."""
-    return _Islands(graph).run()
+    return _Islands(_quantize_early(graph)).run()
+
+
+def _quantize_early(graph: Graph) -> Graph:
+    """QUANTIZE of a reshaped or transposed value: quantize first, so that it meets its producer."""
+    g = graph.copy()
+    moved = True
+    while moved:
+        moved = False
+        producers, users = g.producers(), g.consumers()
+        for k, q in enumerate(g.nodes):
+            p = producers.get(q.inputs[0] or "")
+            if q.type != "QUANTIZE" or p is None or p.type not in _SHAPES:
+                continue
+            x, mid = p.inputs[0], p.outputs[0]
+            if x is None or len(users[mid]) != 1 or mid in g.outputs or not g.tensor(x).is_float:
+                continue
+            if x not in producers or producers[x].type == "DEQUANTIZE":
+                continue
+            y = g.tensor(q.outputs[0])
+            g.tensors[mid] = y.with_(name=mid, shape=g.tensor(x).shape)
+            at = next(i for i, n in enumerate(g.nodes) if n.name == p.name)
+            g.nodes[at] = q.with_(inputs=(x,), outputs=(mid,))
+            g.nodes[k] = p.with_(inputs=(mid,), outputs=q.outputs)
+            moved = True
+            break
+    return g
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -75,9 +132,7 @@ class _Islands:
     def __init__(self, graph: Graph) -> None:
         self.src = graph
         self.users = graph.consumers()
-        self.out = Graph(
-            graph.name, {}, [], graph.inputs, graph.outputs, dict(graph.metadata)
-        )
+        self.out = Graph(graph.name, {}, [], graph.inputs, graph.outputs, dict(graph.metadata))
         self.ints: dict[str, str] = {}  # float value -> the integer tensor that it dequantizes
         self.alias: dict[str, str] = {}  # value of src -> tensor of out, where the names differ
         self.floats: dict[str, str] = {}
@@ -97,8 +152,7 @@ class _Islands:
         self.out.outputs = tuple(self._output(o) for o in g.outputs)
         self.out.toposort()
         self.out.prune()
-        plain_names(self.out)
-        return self.out
+        return tidy(self.out)
 
     # -- boundary ------------------------------------------------------------------------------
 
@@ -183,7 +237,7 @@ class _Islands:
             self._quantize(n, x)
         elif n.type == "ARG_MAX" and self._int(x) is not None:
             self._keep(n, [self.ints[x]])
-        elif not (self._compute(n) or self._move(n)):
+        elif not self.src.tensor(x).is_float or not (self._compute(n) or self._move(n)):
             self._keep(n, [self._float(i) for i in n.inputs])
 
     def _keep(self, n: Node, ins: list[str | None]) -> None:

@@ -34,9 +34,14 @@ _QDQ_TYPES = ("QuantizeLinear", "DequantizeLinear", "Gelu")
 
 def converters() -> dict[str, Converter]:
     """ONNX operator type -> converter; what is not here is refused by name."""
-    from edgekit.formats import onnx_ops_math, onnx_ops_nn, onnx_ops_shape
+    from edgekit.formats import onnx_ops_math, onnx_ops_nn, onnx_ops_resize, onnx_ops_shape
 
-    return {**onnx_ops_nn.CONVERTERS, **onnx_ops_math.CONVERTERS, **onnx_ops_shape.CONVERTERS}
+    return {
+        **onnx_ops_nn.CONVERTERS,
+        **onnx_ops_resize.CONVERTERS,
+        **onnx_ops_math.CONVERTERS,
+        **onnx_ops_shape.CONVERTERS,
+    }
 
 
 def read(path: Path | str, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
@@ -193,8 +198,9 @@ def _fixed_shape(
             out.append(1)
         else:
             example = ",".join(
-                str(e.dim_value) if e.HasField("dim_value") and e.dim_value > 0 else
-                ("1" if n == 0 else "32")
+                str(e.dim_value)
+                if e.HasField("dim_value") and e.dim_value > 0
+                else ("1" if n == 0 else "32")
                 for n, e in enumerate(dims)
             )
             name = d.dim_param or "?"
@@ -207,9 +213,7 @@ def _fixed_shape(
     return tuple(out)
 
 
-def _convert(
-    ctx: Context, nodes: list[tuple[Op, onnx.NodeProto | None]], source: str
-) -> None:
+def _convert(ctx: Context, nodes: list[tuple[Op, onnx.NodeProto | None]], source: str) -> None:
     """Fold or convert every node, in order; UnsupportedError naming all that cannot be."""
     from edgekit.formats.onnx_fold import fold
 
@@ -221,8 +225,10 @@ def _convert(
         known = standard and op.type in table
         reason = ""
         try:
-            if not any(i in lost for i in op.inputs if i) and node is not None and fold(
-                ctx, op, node
+            if (
+                not any(i in lost for i in op.inputs if i)
+                and node is not None
+                and fold(ctx, op, node)
             ):
                 continue
             if not known:

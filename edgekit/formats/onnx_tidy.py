@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.formats.onnx_context import HIDDEN
-from edgekit.graph.ir import Graph, Node, Tensor
+from edgekit.graph.ir import Graph, Node, QuantParams, Tensor
 
 
 def tidy(graph: Graph) -> Graph:
@@ -79,9 +79,7 @@ def _bias(g: Graph) -> None:
             bias = g.add_const(f"{v.name}{HIDDEN}bias", v.data.reshape(-1)).name
             k = next(i for i, m in enumerate(g.nodes) if m.name == n.name)
             g.nodes = [m for m in g.nodes if m.name != p.name]
-            g.nodes[k - 1] = p.with_(
-                inputs=(p.inputs[0], p.inputs[1], bias), outputs=n.outputs
-            )
+            g.nodes[k - 1] = p.with_(inputs=(p.inputs[0], p.inputs[1], bias), outputs=n.outputs)
             break
     g.prune()
 
@@ -116,14 +114,14 @@ def _rows(g: Graph) -> None:
         flat = g.tensor(dense.outputs[0]).shape
         shape = g.tensor(reshape.outputs[0]).shape
         perm = n.attrs["perm"]
-        if w is None or not w.is_float or w.data is None or len(flat) != 2:
+        if w is None or w.data is None or len(flat) != 2:
             continue
         if shape[0] != flat[0] or perm[0] != 0 or (len(dense.inputs) > 2 and b is None):
             continue
         order = np.arange(flat[1]).reshape(shape[1:]).transpose([p - 1 for p in perm[1:]]).ravel()
-        inputs = [dense.inputs[0], g.add_const(f"{w.name}{HIDDEN}rows", w.data[order]).name]
-        if b is not None and b.data is not None:
-            inputs.append(g.add_const(f"{b.name}{HIDDEN}rows", b.data.reshape(-1)[order]).name)
+        inputs = [dense.inputs[0], _reordered(g, w, order)]
+        if b is not None:
+            inputs.append(_reordered(g, b, order))
         new_shape = g.tensor(n.outputs[0]).shape
         last = n.inputs[0]
         for i, m in enumerate(g.nodes):
@@ -142,6 +140,16 @@ def _rows(g: Graph) -> None:
         else:
             g.rename_uses(n.outputs[0], last)
         g.prune()
+
+
+def _reordered(g: Graph, t: Tensor, order: np.ndarray) -> str:
+    """A constant with its first axis in another order, scales per channel included."""
+    assert t.data is not None
+    q = t.quant
+    if q is not None and q.is_per_channel:
+        q = QuantParams(q.scale[order], q.zero_point[order], q.axis)
+    data = t.data if t.data.ndim > 1 else t.data.reshape(-1)
+    return g.add_const(f"{t.name}{HIDDEN}rows", data[order], q).name
 
 
 def plain_names(g: Graph) -> None:
