@@ -12,6 +12,7 @@ import pytest
 
 from edgekit.graph.ir import Graph, QuantParams, Tensor
 from edgekit.graph.reference import run
+from edgekit.graph.to_torch import dequantized
 
 COMPARABLE = [op for op in opgen_movement.MINE if op not in opgen_movement.NOT_IN_TFLM]
 
@@ -47,6 +48,24 @@ def test_bytes_of_random_cases(op: str) -> None:
 @pytest.mark.parametrize("op", COMPARABLE)
 def test_bytes_of_many_random_cases(op: str) -> None:
     sweep(op, 400, 1)
+
+
+FLOAT = [op for op in opgen_movement.MINE if op not in ("QUANTIZE", "DEQUANTIZE", "LAYER_NORM")]
+
+
+@pytest.mark.parametrize("op", sorted(set(FLOAT) - {"GELU", "RELU_N1_TO_1"}))
+def test_float_values_of_random_cases(op: str) -> None:
+    for i in range(6):
+        graph, inputs = opgen.CASES[op](rng_of(op, 5, i))
+        if op == "CONCATENATION" and graph.nodes[0].attrs["activation"] != "NONE":
+            continue
+        graph = dequantized(graph)
+        x = [rng_of(op, 6, i).normal(0, 3, v.shape).astype(np.float32) for v in inputs]
+        if op in ("SQRT", "RSQRT"):
+            x = [np.abs(v) for v in x]
+        ours = run(graph, x)
+        for name, theirs in zip(graph.outputs, oracle.graph_to_tflm(graph, x), strict=True):
+            np.testing.assert_allclose(ours[name], theirs, rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("op", sorted(opgen_movement.NOT_IN_TFLM))

@@ -303,6 +303,8 @@ def test_wrong_inputs_and_options_are_named() -> None:
         module(torch.zeros(1, 9, 9, 3))
     with pytest.raises(InputError, match=r"\[samples, 9, 9, 3\] would be accepted"):
         to_torch(graph)(torch.zeros(1, 3, 9, 9))
+    with pytest.raises(InputError, match="input 'x' is uint8; float32 would"):
+        module(torch.zeros(1, 3, 9, 9, dtype=torch.uint8))
     with pytest.raises(InputError, match="2 inputs are given"):
         module(torch.zeros(1, 3, 9, 9), torch.zeros(1))
     with pytest.raises(InputError, match="layout is 'chwn'"):

@@ -329,9 +329,9 @@ class Graph:
 
         seen = {t.name for t in self.constants()} | set(self.inputs)
         names: set[str] = set()
-        for i in self.inputs:
-            if self.tensor(i).is_const:
-                raise GraphError(f"graph input '{i}' is a constant")
+        for name in self.inputs:
+            if self.tensor(name).is_const:
+                raise GraphError(f"graph input '{name}' is a constant")
         for key, t in self.tensors.items():
             if key != t.name:
                 raise GraphError(f"tensor '{t.name}' is filed under the name '{key}'")

@@ -78,6 +78,10 @@ def _window(node: Node, x: Tensor, filter_hw: tuple[int, int]) -> nx.Padding4:
     return pads
 
 
+def _on_device(values: np.ndarray, like: Value) -> Value:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device)
+
+
 def _bias(x: Sequence[Value | None]) -> Value | None:
     b = x[2] if len(x) > 2 else None
     return None if b is None else b.reshape(-1)
@@ -168,21 +172,17 @@ def _average_pool(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tenso
         for d in range(2):
             starts = np.arange(outs[0].shape[1 + d]) * stride[d] - pads[2 * d]
             cells.append(np.minimum(starts + size[d], x_t.shape[1 + d]) - np.maximum(starts, 0))
-        counts = (size[0] * size[1] / np.outer(*cells))[:, :, None].tolist()
+        counts = (size[0] * size[1] / np.outer(*cells))[:, :, None]
     act = activation(node)
 
     def step(x: Sequence[Value | None]) -> list[Value]:
         v = given(x, 0)
         y = _nhwc(F.avg_pool2d(_nchw(_pad_hw(v, pads)), size, stride))
         if counts is not None:
-            y = y * torch.tensor(counts, dtype=y.dtype, device=y.device)
+            y = y * _on_device(counts, y).to(y.dtype)
         return [act(y)]
 
     return step
-
-
-def _indices(values: np.ndarray, like: Value) -> Value:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device)
 
 
 def _nearest(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tensor]) -> Step:
@@ -193,7 +193,7 @@ def _nearest(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tensor]) -
 
     def step(x: Sequence[Value | None]) -> list[Value]:
         v = given(x, 0)
-        return [v.index_select(1, _indices(rows, v)).index_select(2, _indices(cols, v))]
+        return [v.index_select(1, _on_device(rows, v)).index_select(2, _on_device(cols, v))]
 
     return step
 
@@ -206,9 +206,9 @@ def _bilinear(node: Node, ins: Sequence[Tensor | None], outs: Sequence[Tensor]) 
     def step(x: Sequence[Value | None]) -> list[Value]:
         v = given(x, 0)
         for d, (lower, upper, fraction) in enumerate(lines):
-            f = _indices(fraction, v).to(v.dtype).reshape((-1, 1, 1) if d == 0 else (-1, 1))
-            a0 = v.index_select(1 + d, _indices(lower, v))
-            a1 = v.index_select(1 + d, _indices(upper, v))
+            f = _on_device(fraction, v).to(v.dtype).reshape((-1, 1, 1) if d == 0 else (-1, 1))
+            a0 = v.index_select(1 + d, _on_device(lower, v))
+            a1 = v.index_select(1 + d, _on_device(upper, v))
             v = a0 * (1 - f) + a1 * f
         return [v]
 

@@ -154,6 +154,11 @@ class GraphModule(nn.Module):
                     f"input '{name}' has shape {list(given.shape)}; "
                     f"[samples{''.join(f', {d}' for d in wanted)}] would be accepted"
                 )
+            if self.graph.tensor(name).is_float != x.is_floating_point():
+                raise InputError(
+                    f"input '{name}' is {str(x.dtype).removeprefix('torch.')}; "
+                    f"{self.graph.tensor(name).dtype} would be accepted"
+                )
             values[name] = x
         return values
 
