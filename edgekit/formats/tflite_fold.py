@@ -52,7 +52,7 @@ def fold(r: Reader, op: RawOperator) -> bool:
     if len(results) != len(op.outputs):
         raise FormatError(f"{op.name} has {len(op.outputs)} outputs; it computes {len(results)}")
     for o, value in zip(op.outputs, results, strict=True):
-        r.fold(o, np.ascontiguousarray(value).astype(r.raw(o).dtype, copy=False))
+        r.fold(o, np.array(value, r.raw(o).dtype, order="C"))
     return True
 
 
@@ -200,7 +200,7 @@ _INTEGER: dict[str, Callable[[Any, RawOperator, Values], Values]] = {
     "SUM": _reduce(np.sum),
 }
 
-#: Arithmetic on unquantized integers; ``_fold_binary`` names are TFLite's.
+#: Arithmetic on unquantized integers.
 for _name, _function in {
     "ADD": np.add,
     "SUB": np.subtract,
