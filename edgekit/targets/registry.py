@@ -194,8 +194,6 @@ def list_targets() -> list[TargetEntry]:
                 entries.append(TargetEntry(name, family.name, error=str(e)))
             else:
                 entries.append(
-                    TargetEntry(
-                        name, family.name, target.description, target.board, engines
-                    )
+                    TargetEntry(name, family.name, target.description, target.board, engines)
                 )
     return entries

@@ -1,0 +1,220 @@
+"""What one inference costs: counted on a virtual device, timed on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.devices.base import Count, Device, Kind, RunRequest, RunResult
+from edgekit.errors import DeviceError
+from edgekit.graph.ir import Graph
+from edgekit.targets.base import LayerProfile, Profile
+
+INVOKE = "edgekit_model_invoke"
+END = "ek_marker_end"
+HOST_REPEATS = 30
+
+
+def runner_error(text: str) -> DeviceError:
+    return DeviceError(f"the test program {text}; compile the artifact again")
+
+
+def execute(
+    device: Device, program: str, args: tuple[str, ...], sections: Sequence[str] = ()
+) -> RunResult:
+    """Run the test program; DeviceError with its own words when it fails."""
+    result = device.run(
+        RunRequest(
+            program=program,
+            args=args,
+            timeout_s=1800.0,
+            max_instructions=2_000_000_000_000,
+            trace=bool(sections),
+            sections=tuple(sections),
+        )
+    )
+    if result.exit_code != 0:
+        words = [
+            line.removeprefix("error=")
+            for line in result.stdout.splitlines()
+            if line.startswith("error=")
+        ]
+        raise DeviceError(
+            f"the test program on {device.name} ended with code {result.exit_code}: "
+            f"{words[-1] if words else 'it said nothing'}"
+        )
+    return result
+
+
+def values(stdout: str) -> dict[str, int]:
+    """The ``key=value`` lines of the runner."""
+    found = {}
+    for line in stdout.splitlines():
+        key, equals, value = line.partition("=")
+        if equals and value.isdigit():
+            found[key] = int(value)
+    return found
+
+
+def fixed_pattern(graph: Graph) -> list[np.ndarray]:
+    """One sample that is the same everywhere and exercises the whole range of each input."""
+    rng = np.random.default_rng(0)
+    sample = []
+    for name in graph.inputs:
+        t = graph.tensor(name)
+        shape = t.shape if t.shape[:1] == (1,) else (1, *t.shape)
+        if t.is_float:
+            sample.append(rng.standard_normal(shape).astype(t.dtype))
+        elif t.dtype == "bool":
+            sample.append(rng.integers(0, 2, shape).astype(bool))
+        else:
+            info = np.iinfo(t.dtype)
+            sample.append(rng.integers(info.min, info.max, shape, t.dtype, endpoint=True))
+    return sample
+
+
+def _memory(manifest: dict[str, Any], stack: int) -> dict[str, int]:
+    m = manifest["memory"]
+    return {
+        "flash_bytes": int(m["flash_bytes"]),
+        "ram_bytes": int(m["static_ram_bytes"]) + stack,
+        "code_bytes": int(m["code_bytes"]),
+        "constants_bytes": int(m["constants_bytes"]),
+        "weights_bytes": int(m["weights_bytes"]),
+        "arena_bytes": int(m["arena_bytes"]),
+        "scratch_bytes": int(m["scratch_bytes"]),
+        "data_bss_bytes": int(m["data_bss_bytes"]),
+        "stack_bytes": stack,
+    }
+
+
+def _layer(row: dict[str, Any], **figures: Any) -> LayerProfile:
+    return LayerProfile(
+        name=row["name"],
+        op=row["op"],
+        macs=row["macs"],
+        details={
+            "variant": row["variant"],
+            "flash_bytes": row["flash_bytes"],
+            "scratch_bytes": row["scratch_bytes"],
+            "input_shapes": row["input_shapes"],
+            "output_shapes": row["output_shapes"],
+        },
+        **figures,
+    )
+
+
+def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
+    """Instructions by layer, exact; cycles from the core's timing table; latency from both.
+
+    A layer's section reaches from its entry to the next layer's: the few instructions of
+    ``edgekit_model_invoke`` between two layers count for the first one.
+    """
+    manifest = artifact.manifest
+    program = manifest["details"]["program"]
+    rows = manifest["plan"]
+    symbols = [row["symbol"] for row in rows if row["symbol"]]
+    device.push(artifact.file(program), program)
+    device.push_bytes(data, "in.bin")
+    result = execute(device, program, ("profile", "in.bin"), [INVOKE, *symbols, END])
+    trace = result.trace
+    if trace is None:
+        raise DeviceError(f"device '{device.name}' counts no instructions; use a virtual: device")
+    sections: dict[str, Count] = {c.name: c for c in trace.sections}
+    inside = [sections[s] for s in (INVOKE, *symbols) if s in sections]
+    instructions = sum(c.instructions for c in inside)
+    timing = artifact.target.timing
+    scale = timing.scale if timing else 1.0
+    has_cycles = trace.cycles is not None
+
+    def scaled(cycles: int) -> int | None:
+        return round(cycles * scale) if has_cycles else None
+
+    cycles = scaled(sum(c.cycles for c in inside))
+    layers = []
+    for row in rows:
+        nothing = Count("", 0, 0)
+        count = sections.get(row["symbol"], nothing) if row["symbol"] else nothing
+        layers.append(_layer(row, instructions=count.instructions, cycles=scaled(count.cycles)))
+    kinds: dict[str, Kind] = {"instructions": "simulated"}
+    latency = None
+    if cycles is not None:
+        kinds |= {"cycles": "estimated", "latency_ms": "estimated"}
+        latency = 1e3 * cycles / artifact.target.core.clock_hz
+    stack = values(result.stdout).get("stack_bytes", 0)
+    return Profile(
+        device=device.name,
+        target=artifact.target.name,
+        engine=manifest["engine"],
+        kind="simulated",
+        instructions=instructions,
+        cycles=cycles,
+        latency_ms=latency,
+        memory=_memory(manifest, stack),
+        layers=layers,
+        kinds=kinds,
+        tools={**manifest["tools"], "emulator": trace.backend},
+        details={
+            "core": trace.core,
+            "timing_table": trace.timing,
+            "cycle_scale": scale,
+            "cycle_scale_source": timing.source if timing else None,
+            "clock_hz": artifact.target.core.clock_hz,
+            "functions": [
+                {"name": f.name, "instructions": f.instructions, "calls": f.calls}
+                for f in trace.functions[:20]
+            ],
+        },
+    )
+
+
+def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
+    """Median wall-clock of one inference, and of each layer (from a second, instrumented program:
+    the layers' sum is a little more than the whole)."""
+    manifest = artifact.manifest
+    details = manifest["details"]
+    for name in (details["program"], details["trace_program"]):
+        device.push(artifact.file(name), name)
+    device.push_bytes(data, "in.bin")
+    args = ("time", "in.bin", str(HOST_REPEATS))
+    totals = _numbers(execute(device, details["program"], args).stdout, "total_ns")
+    if not totals:
+        raise runner_error("timed nothing")
+    traced = execute(device, details["trace_program"], args).stdout
+    which, spent = _numbers(traced, "layer"), _numbers(traced, "layer_ns")
+    rows = manifest["plan"]
+    per_layer: list[list[int]] = [[] for _ in rows]
+    for layer, ns in zip(which, spent, strict=True):
+        per_layer[layer].append(ns)
+    layers = []
+    for row, ns in zip(rows, per_layer, strict=True):
+        # A layer with several outputs is stamped once for each: add the parts up.
+        parts = max(1, len(ns) // HOST_REPEATS)
+        runs = np.asarray(ns[: parts * HOST_REPEATS], np.float64).reshape(-1, parts).sum(axis=1)
+        layers.append(_layer(row, time_ms=float(np.median(runs)) / 1e6 if runs.size else 0.0))
+    return Profile(
+        device=device.name,
+        target=artifact.target.name,
+        engine=manifest["engine"],
+        kind="measured",
+        instructions=None,
+        cycles=None,
+        latency_ms=float(np.median(totals)) / 1e6,
+        memory=_memory(manifest, 0),
+        layers=layers,
+        kinds={"latency_ms": "measured", "time_ms": "measured"},
+        tools=dict(manifest["tools"]),
+        details={
+            "repeats": HOST_REPEATS,
+            "latency_ms_min": min(totals) / 1e6,
+            "latency_ms_max": max(totals) / 1e6,
+            "device": dict(device.info().details),
+        },
+    )
+
+
+def _numbers(stdout: str, key: str) -> list[int]:
+    prefix = f"{key}="
+    return [int(line[len(prefix) :]) for line in stdout.splitlines() if line.startswith(prefix)]

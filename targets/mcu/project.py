@@ -1,0 +1,269 @@
+"""The standalone C project of an artifact, and the programs built from it.
+
+Layout below the artifact folder::
+
+    include/edgekit_model.h      the interface
+    src/edgekit_model.c          layers and memory; src/edgekit_weights.{c,h}: constants
+    kernels/...                  the kernels used, and their headers, nothing else
+    runtime/...                  what runs it on a virtual device (not needed in a product)
+    CMakeLists.txt, README.txt
+    firmware.elf, firmware_trace.elf  (host: runner, runner_trace)
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.errors import ToolchainError
+from edgekit.graph.ir import Graph
+
+from .codegen import Source
+from .config import LINK_MAPS, LinkMap, McuTarget, Region
+from .contract import KernelCall
+from .memory import Plan
+from .toolchain import Compiler, Optimize, Unit, gcc_flags, runtime_library
+
+RUNTIME = Path(__file__).parent / "runtime"
+STACK_REGION = 16 * 1024  #: bytes of stack that virtual firmware gets, painted at the start
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+_INCLUDES = ("include", "src", "kernels/include", "runtime")
+
+
+def kernels_dir() -> Path:
+    """The folder of the C kernels (the installed package ``edgekit_kernels``)."""
+    import edgekit_kernels
+
+    return Path(next(iter(edgekit_kernels.__path__)))
+
+
+@dataclass(frozen=True)
+class Project:
+    """files: everything written, relative and sorted. sources: C files of the model library."""
+
+    files: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+def write_project(
+    out: Path,
+    graph: Graph,
+    calls: Mapping[str, KernelCall],
+    source: Source,
+    target: McuTarget,
+) -> Project:
+    """Write the C project below ``out``."""
+    root = kernels_dir()
+    kernels = sorted({s for call in calls.values() for s in call.sources})
+    headers = _headers(root, kernels, sorted({c.header for c in calls.values()}))
+    files: dict[str, str] = {
+        "include/edgekit_model.h": source.header,
+        "src/edgekit_model.c": source.model,
+        "src/edgekit_weights.h": source.weights_header,
+        "src/edgekit_weights.c": source.weights,
+    }
+    for name in kernels:
+        files[f"kernels/{name}"] = (root / name).read_text("utf-8")
+    for name in headers:
+        files[f"kernels/include/{name}"] = (root / "include" / name).read_text("utf-8")
+    runtime = ["runner.c", "ek_io.h"]
+    runtime += (
+        ["io_host.c"] if target.is_host else ["io_semihosting.c", "startup.c", "ek_rt.c", "link.ld"]
+    )
+    if not target.is_host:
+        runtime.append("include/string.h")
+    for name in runtime:
+        files[f"runtime/{name}"] = (RUNTIME / name).read_text("utf-8")
+    sources = [
+        "src/edgekit_model.c",
+        "src/edgekit_weights.c",
+        *(f"kernels/{k}" for k in kernels if k.endswith((".c", ".S"))),
+    ]
+    files["CMakeLists.txt"] = _template("CMakeLists.txt.in", sources="\n  ".join(sources))
+    files["README.txt"] = _readme(graph, target)
+    for name, text in files.items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8", newline="\n")
+    return Project(tuple(sorted(files)), tuple(sources))
+
+
+def _headers(root: Path, sources: Sequence[str], first: Sequence[str]) -> list[str]:
+    """The closure of quoted includes, all in ``include/``."""
+    todo, found = list(first), set()
+    for s in sources:
+        todo += _INCLUDE.findall((root / s).read_text("utf-8"))
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        path = root / "include" / name
+        if not path.is_file():
+            raise ToolchainError(f"kernel header '{name}' is not in {root / 'include'}")
+        found.add(name)
+        todo += _INCLUDE.findall(path.read_text("utf-8"))
+    return sorted(found)
+
+
+class _Template(string.Template):
+    idpattern = r"(?a:[a-z_]+)"
+
+
+def _template(name: str, **values: str) -> str:
+    return _Template((RUNTIME / name).read_text("utf-8")).safe_substitute(values)
+
+
+def _readme(graph: Graph, target: McuTarget) -> str:
+    ins = "\n".join(
+        f"  input {k}: {t.dtype}{list(t.shape)} '{t.name}'"
+        for k, t in enumerate(graph.tensor(i) for i in graph.inputs)
+    )
+    outs = "\n".join(
+        f"  output {k}: {t.dtype}{list(t.shape)} '{t.name}'"
+        for k, t in enumerate(graph.tensor(o) for o in graph.outputs)
+    )
+    flags = "" if target.toolchain is None else " ".join(gcc_flags(target.toolchain))
+    return _template(
+        "README.txt.in",
+        model=graph.name,
+        target=f"{target.target.name} ({target.target.board})",
+        values=f"{ins}\n{outs}",
+        flags=flags or "(none needed)",
+    )
+
+
+def link_script(link_map: LinkMap, const_bytes: int, code_bytes: int, ram_bytes: int) -> str:
+    """The linker script for given sizes (estimates: code_bytes with room for the runner)."""
+    near = code_bytes + const_bytes <= link_map.code.size
+    const = Region(link_map.code.base, link_map.code.size) if near else link_map.far_rodata
+    ram = link_map.ram if ram_bytes + STACK_REGION <= link_map.ram.size else link_map.far_ram
+    return _template(
+        "link.ld",
+        code_base=hex(link_map.code.base),
+        code_size=hex(link_map.code.size),
+        const_base=hex(const.base),
+        const_size=hex(const.size),
+        const_region="CODE" if near else "CONST",
+        ram_base=hex(ram.base),
+        ram_size=hex(ram.size),
+        stack_size=str(STACK_REGION),
+    )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes in a linked firmware. code: instructions and vectors; constants: read-only data and the
+    initial values of .data; static_ram: .data and .bss (the arena included)."""
+
+    code: int
+    constants: int
+    static_ram: int
+
+    @property
+    def flash(self) -> int:
+        return self.code + self.constants
+
+
+def read_sizes(elf: Path) -> Sizes:
+    """Section sizes of a firmware built by :func:`build_firmware`."""
+    from elftools.elf.elffile import ELFFile
+
+    with elf.open("rb") as f:
+        sizes = {s.name: s["sh_size"] for s in ELFFile(f).iter_sections()}
+    data = sizes.get(".data", 0)
+    return Sizes(
+        code=sizes.get(".text", 0),
+        constants=sizes.get(".rodata", 0) + data,
+        static_ram=data + sizes.get(".bss", 0),
+    )
+
+
+def build_firmware(
+    out: Path,
+    project: Project,
+    plan: Plan,
+    const_bytes: int,
+    target: McuTarget,
+    compiler: Compiler,
+    optimize: Optimize,
+) -> list[str]:
+    """Compile and link ``firmware.elf`` and ``firmware_trace.elf`` in ``out``; their names."""
+    assert target.virtual is not None and target.toolchain is not None
+    freestanding = ("runtime/include", *_INCLUDES)
+    units = [
+        *(Unit(s, f"build/{s}.o") for s in project.sources),
+        Unit("runtime/io_semihosting.c", "build/io.o", flags=("-Os",)),
+        Unit("runtime/startup.c", "build/startup.o", flags=("-Os",)),
+        Unit("runtime/ek_rt.c", "build/ek_rt.o", flags=_RT_FLAGS[compiler.name]),
+        *_twice("runtime/runner.c"),
+        Unit("src/edgekit_model.c", "build/model_trace.o", ("EDGEKIT_TRACE",)),
+    ]
+    compiler.compile(out, units, freestanding, optimize)
+    script = link_script(
+        LINK_MAPS[target.virtual.map], const_bytes, 96 * 1024, plan.arena_bytes + 1024
+    )
+    (out / "build" / "link.ld").write_text(script, "utf-8")
+    common = [
+        "build/startup.o",
+        "build/io.o",
+        "build/ek_rt.o",
+        *(f"build/{s}.o" for s in project.sources if s != "src/edgekit_model.c"),
+    ]
+    names = []
+    for name, own in (
+        ("firmware.elf", ["build/runner.o", "build/src/edgekit_model.c.o"]),
+        ("firmware_trace.elf", ["build/runner_trace.o", "build/model_trace.o"]),
+    ):
+        objects = [*own, *common]
+        flags = ("-T", "build/link.ld")
+        try:
+            compiler.link_program(out, objects, name, flags)
+        except ToolchainError as e:
+            # Software floating point and 64-bit division are the only things we do not bring.
+            if compiler.name != "zig" or "undefined symbol: __aeabi" not in getattr(e, "log", ""):
+                raise
+            library = runtime_library(target.toolchain)
+            shutil.copyfile(library, out / "build" / "libcompiler_rt.a")
+            compiler.link_program(out, [*objects, "build/libcompiler_rt.a"], name, flags)
+        names.append(name)
+    shutil.rmtree(out / "build")
+    return names
+
+
+_RT_FLAGS = {
+    "zig": ("-fno-builtin",),
+    "gcc": ("-fno-builtin", "-fno-tree-loop-distribute-patterns"),
+}
+
+
+def _twice(source: str, *defines: str) -> list[Unit]:
+    return [
+        Unit(source, "build/runner.o", defines, ("-Os",)),
+        Unit(source, "build/runner_trace.o", (*defines, "EDGEKIT_TRACE"), ("-Os",)),
+    ]
+
+
+def build_host(out: Path, project: Project, compiler: Compiler, optimize: Optimize) -> list[str]:
+    """Compile and link ``runner`` and ``runner_trace`` for this machine in ``out``; their names."""
+    units = [
+        *(Unit(s, f"build/{s}.o") for s in project.sources),
+        Unit("runtime/io_host.c", "build/io.o"),
+        *_twice("runtime/runner.c", "EK_HOST"),
+        Unit("src/edgekit_model.c", "build/model_trace.o", ("EDGEKIT_TRACE",)),
+    ]
+    compiler.compile(out, units, _INCLUDES, optimize)
+    common = [
+        "build/io.o",
+        *(f"build/{s}.o" for s in project.sources if s != "src/edgekit_model.c"),
+    ]
+    for name, own in (
+        ("runner", ["build/runner.o", "build/src/edgekit_model.c.o"]),
+        ("runner_trace", ["build/runner_trace.o", "build/model_trace.o"]),
+    ):
+        compiler.link_program(out, [*own, *common], name)
+    shutil.rmtree(out / "build")
+    return ["runner", "runner_trace"]
