@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgekit.formats.tflite import read
-from edgekit.graph.ir import Graph
+from edgekit.graph import numerics as nm
+from edgekit.graph.ir import Graph, QuantParams, Tensor
 from edgekit.graph.reference import run
 
 OPS = (
@@ -81,6 +82,37 @@ def test_the_oracle_lacks_int16_reduce_max() -> None:
     graph, inputs = opgen.BY_DTYPE["int16"]["REDUCE_MAX"](np.random.default_rng(0))
     with pytest.raises(RuntimeError):
         oracle.graph_to_tflm(graph, inputs)
+
+
+@pytest.mark.parametrize("op", ["FULLY_CONNECTED", "BATCH_MATMUL"])
+def test_scales_are_multiplied_in_double(op: str) -> None:
+    """Scales whose product, rounded to float32, would give another 16-bit multiplier.
+
+    Such are rare among random ones, and releases of TensorFlow Lite differ in this.
+    """
+    rng = np.random.default_rng(0)
+
+    def reduced(real: float) -> int:
+        return (nm.quantize_multiplier(real)[0] + (1 << 15)) >> 16
+
+    found = 0
+    while found < 5:
+        sx, sw = (np.float32(2.0 ** rng.uniform(-8, -2)) for _ in range(2))
+        so = np.float32(sx * sw * 2.0 ** rng.uniform(8, 12))
+        exact = float(sx) * float(sw) / float(so)
+        if reduced(float(sx * sw) / float(so)) == reduced(exact):
+            continue
+        found += 1
+        dtype = "int8" if op == "FULLY_CONNECTED" else "int16"
+        values = rng.integers(-127, 128, (64, 64)).astype(dtype)
+        x = Tensor("x", (1, 64), "int16", QuantParams.per_tensor(float(sx), 0))
+        w = Tensor("w", (64, 64), dtype, QuantParams.per_tensor(float(sw), 0), values)
+        attrs = {"activation": "NONE", "keep_num_dims": False}
+        if op == "BATCH_MATMUL":
+            attrs = {"adj_x": False, "adj_y": False}
+        g = opgen.single(op, [x, w], attrs, "int16", QuantParams.per_tensor(float(so), 0))
+        inputs = [rng.integers(-9000, 9000, (2, 64)).astype(np.int16)]
+        check(g, inputs, oracle.graph_to_tflm(g, inputs))
 
 
 def test_cases_are_deterministic() -> None:

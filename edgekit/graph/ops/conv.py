@@ -237,15 +237,7 @@ def linear(call: Call, channel_axis: int) -> Linear:
             + " implemented"
         )
 
-    channels = wt.shape[channel_axis]
-    if qw.scale.size == 1 and (kinds[0] == "uint8" or fully_connected):
-        # here TFLite multiplies the two scales in float32 before it widens
-        # (GetQuantizedConvolutionMultipler)
-        real = float(np.float32(qx.s) * np.float32(qw.s)) / qo.s
-        mult, shift = (np.asarray(v, np.int64) for v in nm.quantize_multiplier(real))
-    else:
-        mult, shift = nm.conv_multipliers(qx.s, qw.scale, qo.s, channels)
-
+    mult, shift = nm.conv_multipliers(qx.s, qw.scale, qo.s, wt.shape[channel_axis])
     lo, hi = nm.LIMITS[xt.dtype]
     reach = max(abs(lo - qx.zp), abs(hi - qx.zp))
     w64 = w.astype(np.int64) - qw.zp

@@ -1,9 +1,9 @@
 """FULLY_CONNECTED and BATCH_MATMUL.
 
 float32 through BLAS; int8 (and int16 activations) exactly as TensorFlow Lite Micro's reference
-kernels, with these of their habits: where the weights have one scale, ``s_x * s_w`` is rounded to
-float32 before it is divided by the output scale (``GetQuantizedConvolutionMultipler``); a zero
-point of the weights (or of the right-hand side) counts; int16 sums are taken in 64 bits.
+kernels: a zero point of the weights (or of the right-hand side) counts, int16 sums are taken in 64
+bits. The multiplier is ``s_x * s_w / s_out`` in double, also where the weights have one scale: older
+releases of TensorFlow Lite rounded ``s_x * s_w`` to float32 first, the oracle does not.
 What Micro lacks: uint8 follows TensorFlow Lite; int16 activations with per-channel weights use the
 per-channel multipliers of int8.
 """
@@ -135,8 +135,7 @@ def _reference_bmm(call: Call) -> list[np.ndarray]:
         x.astype(ftype) - np.asarray(xt.quant.zp, ftype),
         y.astype(ftype) - np.asarray(yt.quant.zp, ftype),
     )
-    real = float(np.float32(xt.quant.s) * np.float32(yt.quant.s)) / out.quant.s
-    mult, shift = nm.quantize_multiplier(real)
+    mult, shift = nm.quantize_multiplier(xt.quant.s * yt.quant.s / out.quant.s)
     return [
         nm.requantize(
             acc.astype(np.int64),
