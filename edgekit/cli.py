@@ -43,7 +43,7 @@ InputShape = Annotated[
     typer.Option("--input-shape", help="fix a dynamic input: name=1,32,32,3 (repeatable)"),
 ]
 Observer = Annotated[
-    str, typer.Option("--observer", help="calibration: minmax, percentile, mse or entropy")
+    str, typer.Option("--observer", help="calibration: auto, minmax, percentile, mse or entropy")
 ]
 Percentile = Annotated[float, typer.Option("--percentile", help="for --observer percentile")]
 Equalize = Annotated[bool, typer.Option("--equalize", help="cross-layer equalization first")]
@@ -153,7 +153,7 @@ def compile_(
     engine: Engine = "auto",
     optimize: Optimize = "speed",
     simplify: Simplify = True,
-    observer: Observer = "minmax",
+    observer: Observer = "auto",
     percentile: Percentile = 99.99,
     per_channel: PerChannel = True,
     bias_correction: BiasCorrection = True,
@@ -260,7 +260,7 @@ def deploy(
     optimize: Optimize = "speed",
     simplify: Simplify = True,
     samples: Samples = None,
-    observer: Observer = "minmax",
+    observer: Observer = "auto",
     percentile: Percentile = 99.99,
     per_channel: PerChannel = True,
     bias_correction: BiasCorrection = True,

@@ -3,6 +3,8 @@
 All of them see every calibration sample twice: first the extremes (and the channel means that bias
 correction wants), then, except for ``minmax``, a histogram over them.
 
+* ``auto``: quantizes with several of the others and keeps the result whose outputs are nearest to
+  the float model's on the calibration samples (:mod:`.ptq` does that).
 * ``minmax``: the extremes.
 * ``percentile``: cuts the given share of values off at both ends.
 * ``mse``: the range with the smallest expected squared quantization error (Banner et al. 2018 use
@@ -22,8 +24,8 @@ import numpy as np
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
 
-Observer = Literal["minmax", "percentile", "mse", "entropy"]
-OBSERVERS: tuple[Observer, ...] = ("minmax", "percentile", "mse", "entropy")
+Observer = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+OBSERVERS: tuple[Observer, ...] = ("auto", "minmax", "percentile", "mse", "entropy")
 
 _BINS = 2048
 _BATCH = 16

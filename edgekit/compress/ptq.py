@@ -14,17 +14,19 @@ integer form stay float between DEQUANTIZE and QUANTIZE; the backend names them 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from edgekit.compress.equalize import equalize
 from edgekit.compress.observers import OBSERVERS, Observer, Statistics, calibrate, choose_range
-from edgekit.compress.simplify import clean
+from edgekit.compress.simplify import clean, total_macs
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph, Node, QuantParams, Tensor
+from edgekit.graph.numerics import dequantize
 from edgekit.graph.numerics import quantize as quantize_array
+from edgekit.graph.reference import run
 
 #: Channel axis of the weights by operator; their quantization is per channel along it.
 _WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0}
@@ -91,7 +93,7 @@ class QuantizeOptions:
     cross-layer equalization first (helps per-tensor weights and depthwise nets).
     """
 
-    observer: Observer = "minmax"
+    observer: Observer = "auto"
     percentile: float = 99.99
     per_channel: bool = True
     per_channel_dense: bool = False
@@ -132,9 +134,81 @@ def quantize(
     if options.equalize:
         g = equalize(g)
     stats = calibrate(g, inputs, options.observer, progress)
+    if options.observer == "auto":
+        return _nearest(g, stats, inputs, options, progress)
     if progress:
-        progress("quantizing")
+        progress(f"quantizing ({options.observer})")
     return _Quantizer(g, stats, options).build()
+
+
+#: What ``auto`` tries: observer and percentile.
+_CANDIDATES: tuple[tuple[Observer, float], ...] = (
+    ("minmax", 100.0),
+    ("percentile", 99.999),
+    ("percentile", 99.99),
+    ("mse", 100.0),
+)
+#: Multiply-accumulates spent on comparing one candidate with the float model.
+_COMPARE_MACS = 3_000_000_000
+
+
+def _nearest(
+    g: Graph,
+    stats: dict[str, Statistics],
+    inputs: Sequence[np.ndarray],
+    options: QuantizeOptions,
+    progress: Callable[[str], None] | None,
+) -> Graph:
+    """The candidate with the smallest mean squared error before the final SOFTMAX (or LOGISTIC), as a
+    share of the float values' variance, over the calibration samples."""
+    samples = int(np.clip(_COMPARE_MACS // max(1, total_macs(g)), 8, len(inputs[0])))
+    some = [a[:samples] for a in inputs]
+    watched = [_before_squashing(g, o) for o in g.outputs]
+    watched = [w for w in watched if g.tensor(w).is_float]
+    expected = run(g, some, keep=watched)
+    best: tuple[float, Graph] | None = None
+    for observer, percentile in _CANDIDATES:
+        if progress:
+            progress(f"quantizing ({observer} {percentile:g}), comparing {samples} samples")
+        trial = replace(options, observer=observer, percentile=percentile)
+        q = _Quantizer(g, stats, trial).build()
+        error = _error(q, g, some, watched, expected)
+        if best is None or error < best[0]:
+            best = error, q
+            q.metadata["quantized"] = f"edgekit post-training int8, observer {observer}" + (
+                f" {percentile:g}" if observer == "percentile" else ""
+            )
+    assert best is not None
+    return best[1]
+
+
+def _before_squashing(g: Graph, name: str) -> str:
+    producer = g.producers().get(name)
+    if producer is not None and producer.type in ("SOFTMAX", "LOGISTIC") and producer.inputs[0]:
+        return producer.inputs[0]
+    return name
+
+
+def _error(
+    q: Graph,
+    g: Graph,
+    inputs: Sequence[np.ndarray],
+    watched: Sequence[str],
+    expected: dict[str, np.ndarray],
+) -> float:
+    quantized = [
+        quantize_array(a, t.quant, t.dtype) if t.quant is not None else a
+        for a, t in zip(inputs, (q.tensor(i) for i in q.inputs), strict=True)
+    ]
+    names = [w for w in watched if w in q.tensors]
+    values = run(q, quantized, keep=names)
+    total = 0.0
+    for name in names:
+        t = q.tensor(name)
+        real = values[name] if t.quant is None else dequantize(values[name], t.quant)
+        want = expected[name].astype(np.float64)
+        total += float(((real - want) ** 2).mean() / max(float(want.var()), 1e-12))
+    return total
 
 
 def qparams(lo: float, hi: float) -> QuantParams:
