@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from edgekit_targets.mcu.contract import KernelCall
 
 from edgekit.graph.ir import Graph
 from edgekit.targets.schema import Core, Memory, Target
-from edgekit_targets.mcu.contract import KernelCall
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 CTYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t"}
@@ -33,8 +33,8 @@ def m4() -> Target:
         description="Cortex-M4",
         board="none",
         source="test",
-        cores=(Core(name="cortex-m4", isa="armv7e-m", clock_hz=1, features=("dsp",)),),
-        memories=(Memory(name="flash", role="flash", size=1 << 20),),
+        cores=(Core(name="cortex-m4", isa="armv7e-m", clock_hz=1, count=1, features=("dsp",)),),
+        memories=(Memory(name="flash", role="flash", size=1 << 20, wait_states=0),),
     )
 
 
@@ -45,6 +45,7 @@ class Case:
     graph: Graph
     call: KernelCall
     inputs: list[np.ndarray]
+    inplace: int | None = None  #: on the host, write the output over this input
 
     @property
     def activations(self) -> list[int]:
@@ -106,7 +107,12 @@ _MAIN = r"""
 #include <stdio.h>
 #include <stdlib.h>
 typedef void (*fn)(const int8_t *, const int8_t *, int8_t *, void *);
-typedef struct { fn run; int32_t (*scratch)(void); size_t in0, in1, out, scratch_bytes; } entry;
+typedef struct {
+  fn run;
+  int32_t (*scratch)(void);
+  size_t in0, in1, out, scratch_bytes;
+  int inplace;
+} entry;
 static const entry table[] = {
 @TABLE@
 };
@@ -125,11 +131,12 @@ int main(int argc, char **argv) {
       return 4;
     }
     int8_t *a = get(in, e->in0), *b = get(in, e->in1);
-    int8_t *y = malloc(e->out);
+    int8_t *y = e->inplace == 0 ? a : e->inplace == 1 ? b : malloc(e->out);
     void *s = e->scratch_bytes ? malloc(e->scratch_bytes) : NULL;
     e->run(a, b, y, s);
     fwrite(y, 1, e->out, out);
-    free(a); free(b); free(y); free(s);
+    if (e->inplace < 0) free(y);
+    free(a); free(b); free(s);
   }
   return fclose(out) || fclose(in);
 }
@@ -150,15 +157,15 @@ def run_host(cases: Sequence[Case], folder: Path, compiler: str = "gcc") -> list
             data += np.ascontiguousarray(x).tobytes()
         table.append(
             f"  {{case_{i}, scratch_{i}, {sizes[0]}, {sizes[1]}, {c.out_bytes}, "
-            f"{c.call.scratch_bytes}}},"
+            f"{c.call.scratch_bytes}, {-1 if c.inplace is None else c.inplace}}},"
         )
     (folder / "cases.c").write_text(render(cases) + _MAIN.replace("@TABLE@", "\n".join(table)))
     (folder / "in.bin").write_bytes(bytes(data))
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    files = [str(folder / "cases.c"), *_sources(cases)]
     subprocess.run(
-        [compiler, *flags, f"-I{KERNELS / 'include'}", "-o", str(folder / "cases")]
-        + [str(folder / "cases.c"), *_sources(cases)],
+        [compiler, *flags, f"-I{KERNELS / 'include'}", "-o", str(folder / "cases"), *files],
         check=True,
         timeout=300,
     )
@@ -219,14 +226,20 @@ class M4Program:
         (folder / "libc.c").write_text(_LIBC)
         (folder / "link.ld").write_text(_LINK)
         (folder / "cases.c").write_text(render(cases))
+        zig = [sys.executable, "-m", "ziglang", "cc", "-target", "thumb-freestanding-eabi"]
         cc = {
-            "zig": [sys.executable, "-m", "ziglang", "cc", "-target", "thumb-freestanding-eabi"]
-            + ["-mcpu=cortex_m4", "-fno-sanitize=undefined"],
+            "zig": [*zig, "-mcpu=cortex_m4", "-fno-sanitize=undefined"],
             "gcc": ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"],
         }[compiler]
-        flags = ["-std=c11", opt, "-Wall", "-Wextra", "-Werror", "-ffunction-sections"]
+        flags = ["-std=c11", "-g", opt, "-Wall", "-Wextra", "-Werror", "-ffunction-sections"]
         flags += ["-nostdlib", "-ffreestanding", f"-I{folder}", f"-I{KERNELS / 'include'}"]
-        flags += ["-T", str(folder / "link.ld"), "-Wl,--entry=case_0", "-o", str(folder / "cases.elf")]
+        flags += [
+            "-T",
+            str(folder / "link.ld"),
+            "-Wl,--entry=case_0",
+            "-o",
+            str(folder / "cases.elf"),
+        ]
         files = [str(folder / "cases.c"), str(folder / "libc.c"), *_sources(cases)]
         files += ["-lgcc"] if compiler == "gcc" else []
         subprocess.run([*cc, *flags, *files], check=True, timeout=300)
@@ -236,6 +249,7 @@ class M4Program:
                 (s["p_vaddr"], s.data()) for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"
             ]
             table = elf.get_section_by_name(".symtab")
+            assert table is not None
             symbols = [s for s in table.iter_symbols() if s["st_info"]["type"] == "STT_FUNC"]
         self.symbols = {s.name: s["st_value"] | 1 for s in symbols}
         self.sizes = {s.name: s["st_size"] for s in symbols}

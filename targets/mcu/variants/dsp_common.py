@@ -57,7 +57,7 @@ def const_data(t: Tensor | None) -> np.ndarray:
     return t.data
 
 
-def wrap32(x: np.ndarray) -> np.ndarray:
+def wrap32(x: np.ndarray | int) -> np.ndarray:
     """Integers reduced to 32 bits, as int32."""
     return (np.asarray(x, np.int64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
 
@@ -141,8 +141,11 @@ def pack(w: np.ndarray, channels: int, halfword: bool) -> np.ndarray:
         data = np.ascontiguousarray(value.astype("<i2")).view(np.int8).reshape(w.shape)
     else:
         data = w.astype(np.int8)
-    o, k = data.shape
-    return data.reshape(o // channels, channels, k // 4, 4).transpose(0, 2, 1, 3).reshape(-1)
+    return (
+        data.reshape(w.shape[0] // channels, channels, w.shape[1] // 4, 4)
+        .transpose(0, 2, 1, 3)
+        .reshape(-1)
+    )
 
 
 def quant_const(words: np.ndarray) -> ConstArray:

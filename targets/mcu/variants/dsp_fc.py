@@ -35,9 +35,7 @@ def _layer(node: Node, graph: Graph) -> Linear:
         real = float(np.float32(x.quant.s) * np.float32(w.quant.s)) / y.quant.s
         mult, shift = nm.quantize_multiplier(real)
         o = len(layer.w)
-        layer = replace(
-            layer, mult=np.full(o, mult, np.int64), shift=np.full(o, shift, np.int64)
-        )
+        layer = replace(layer, mult=np.full(o, mult, np.int64), shift=np.full(o, shift, np.int64))
     return layer
 
 
