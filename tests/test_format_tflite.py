@@ -464,6 +464,27 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
         read(model)
 
 
+def test_state_is_named_operator_by_operator() -> None:
+    def fill(b: ModelBuilder) -> None:
+        handle, value = b.temp(act("", ()), "handle"), b.temp(act("", (1, 3)), "value")
+        b._tensors[handle].type = 13  # RESOURCE
+        b.op("VAR_HANDLE", [], [handle])
+        b.op("READ_VARIABLE", [handle], [value])
+        b.op("ADD", [b.tensor("x"), value], [b.tensor("y")], options(b, "Add"))
+
+    with pytest.raises(UnsupportedError, match="'handle' has type RESOURCE") as e:
+        read(build([act("x", (1, 3))], [act("y", (1, 3))], fill))
+    assert [n for n, _, _ in e.value.unsupported] == ["var_handle_0", "read_variable_1"]
+
+
+def test_odd_tensors_that_nobody_reads_do_no_harm() -> None:
+    def fill(b: ModelBuilder) -> None:
+        b._tensors[b.temp(act("", (1, 3)), "left over")].type = 5  # STRING
+        b.op("RELU", [b.tensor("x")], [b.tensor("y")])
+
+    assert len(read(build([act("x", (1, 3))], [act("y", (1, 3))], fill)).nodes) == 1
+
+
 def test_parameters_computed_at_run_time_are_refused() -> None:
     def fill(b: ModelBuilder) -> None:
         b.op("TRANSPOSE", [b.tensor("x"), b.tensor("p")], [b.tensor("y")])

@@ -219,7 +219,12 @@ def save(graph: Graph, path: str | Path) -> None:
     if path.is_dir():
         raise InputError(f"'{path.name}' is a folder; name a file to write")
     graph.validate()
-    writer = _function(fmt.writer)
+    try:
+        writer = _function(fmt.writer)
+    except ImportError as e:
+        raise InputError(
+            f"writing '{path.name}' needs a package that is not installed ({first_line(e)})"
+        ) from e
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         writer(graph, temp)

@@ -25,7 +25,11 @@ _CUSTOM = 32
 @dataclass(frozen=True)
 class RawTensor:
     """shape: as stored; dynamic: the axes that are -1 in the signature; data: None when it is an
-    activation; an empty constant (a shape of no dimensions) has no data either."""
+    activation; an empty constant (a shape of no dimensions) has no data either.
+
+    problem: why edgekit cannot represent it ("is a variable"), None when it can; operators that
+    touch such a tensor are not supported, and dtype, quant and data mean nothing.
+    """
 
     index: int
     name: str
@@ -34,6 +38,7 @@ class RawTensor:
     dtype: str
     quant: QuantParams | None
     data: np.ndarray | None
+    problem: str | None = None
 
     @property
     def empty(self) -> bool:
@@ -84,8 +89,8 @@ class RawModel:
 
 
 def parse(data: bytes) -> RawModel:
-    """The one subgraph of a file; FormatError when malformed, UnsupportedError when it holds what
-    edgekit has no representation for (several subgraphs, variables, sparse tensors, odd dtypes)."""
+    """The one subgraph of a file; FormatError when malformed, UnsupportedError when it has several
+    or an operator code that nobody knows."""
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise FormatError("the signature TFL3 is missing")
     file = FlatFile(data)
@@ -159,22 +164,13 @@ def _tensor(index: int, t: Table, buffers: list[np.ndarray], taken: set[str]) ->
         while name in taken:
             name += "_"
     taken.add(name)
-    code = t.scalar(6, "b", 0)
-    if code not in _DTYPES:
-        raise UnsupportedError(
-            f"tensor '{name}' has type {_enum('TensorType').get(code, code)}; "
-            f"known are {', '.join(TENSOR_TYPES)}"
-        )
-    dtype = _DTYPES[code]
-    if t.scalar(14, "?", False):
-        raise UnsupportedError(f"tensor '{name}' is a variable; models with state are refused")
-    if t.has(16):
-        raise UnsupportedError(f"tensor '{name}' is stored sparse; only dense tensors are accepted")
-    if t.scalar(24, "I", 0):
-        raise UnsupportedError(f"tensor '{name}' has its data in another file")
     shape = t.ints(4)
     if len(shape) > _MAX_RANK or min(shape, default=0) < 0:
         raise FormatError(f"tensor '{name}' has the shape {list(shape)[: _MAX_RANK + 1]}")
+    problem = _problem(t)
+    if problem is not None:
+        return RawTensor(index, name, shape, (), "", None, None, problem)
+    dtype = _DTYPES[t.scalar(6, "b", 0)]
     elements = 1
     for d in shape:
         elements *= d
@@ -202,14 +198,28 @@ def _tensor(index: int, t: Table, buffers: list[np.ndarray], taken: set[str]) ->
     return RawTensor(index, name, shape, dynamic, dtype, _quant(t, name, dtype, shape), data)
 
 
+def _problem(t: Table) -> str | None:
+    """What follows the tensor's name in a message, when edgekit cannot represent it."""
+    code = t.scalar(6, "b", 0)
+    if code not in _DTYPES:
+        known = ", ".join(TENSOR_TYPES)
+        return f"has type {_enum('TensorType').get(code, code)}; known are {known}"
+    if t.scalar(14, "?", False):
+        return "is a variable; models with state are refused"
+    if t.has(16):
+        return "is stored sparse; only dense tensors are accepted"
+    if t.scalar(24, "I", 0):
+        return "has its data in another file"
+    q = t.table(12)
+    if q is not None and q.scalar(12, "B", 0) and _DTYPES[code] not in ("float32", "float16"):
+        return "has a quantization other than affine per tensor or per channel"
+    return None
+
+
 def _quant(t: Table, name: str, dtype: str, shape: tuple[int, ...]) -> QuantParams | None:
     q = t.table(12)
     if q is None:
         return None
-    if q.scalar(12, "B", 0) and dtype not in ("float32", "float16"):
-        raise UnsupportedError(
-            f"tensor '{name}' has a quantization other than affine per tensor or per channel"
-        )
     scale = q.array(8, "float32").astype(np.float32)
     zero = q.array(10, "int64").astype(np.int64)
     axis = q.scalar(16, "i", 0)

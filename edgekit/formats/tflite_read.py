@@ -54,6 +54,8 @@ class Reader:
                 )
         changed = False
         for r in raws:
+            if r.problem is not None:
+                raise UnsupportedError(f"the input '{r.name}' {r.problem}")
             if r.data is not None:
                 raise FormatError(f"the input '{r.name}' is a constant")
             shape = self._input_shape(r, given.get(r.name))
@@ -208,19 +210,26 @@ class Reader:
         for op in self.model.operators:
             self._check_order(op)
             try:
+                for i in (*op.inputs, *op.outputs):
+                    if i >= 0 and (problem := self.raw(i).problem) is not None:
+                        raise NotSupported(f"tensor '{self.raw(i).name}' {problem}")
                 if not fold(self, op):
                     add_operator(self, op)
             except NotSupported as e:
                 self._give_up(op, str(e))
         if self.unsupported:
             self._refuse()
+        for o in self.model.outputs:
+            if (problem := self.raw(o).problem) is not None:
+                raise UnsupportedError(f"the output '{self.raw(o).name}' {problem}")
         self.graph.outputs = tuple(self.value(o) for o in self.model.outputs)
         return self.graph
 
     def _check_order(self, op: RawOperator) -> None:
         """Operators are stored in execution order; a cycle cannot be."""
         for i in op.inputs:
-            if i >= 0 and i not in self._available and self.const(i) is None:
+            known = i < 0 or i in self._available or self.raw(i).problem is not None
+            if not known and self.const(i) is None:
                 raise FormatError(
                     f"{op.name} reads tensor '{self.raw(i).name}' before anything produces it"
                 )
@@ -233,7 +242,9 @@ class Reader:
         self.unsupported.append((op.name, op.type, reason))
         self.reinfer = False
         for o in op.outputs:
-            self.result(o)
+            if self.raw(o).problem is None:
+                self.result(o)
+            self._available.add(o)
 
     def _refuse(self) -> None:
         found = self.unsupported
