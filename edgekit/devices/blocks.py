@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgekit.devices.base import Count, Trace
 from edgekit.devices.elf import Firmware
+
+if TYPE_CHECKING:
+    from edgekit.devices.timing import BlockCost, TimingTable
 
 #: Functions have names; code without a symbol is reported under this one.
 UNKNOWN = "(no symbol)"
@@ -67,28 +71,34 @@ def summarize(
     from edgekit.devices.timing import load_table
 
     table = load_table(timing) if timing else None
+    blocks = list(blocks)
+    fallen = _fallen_into(blocks)
     by_function: dict[str, _Sum] = {}
     by_section = [_Sum() for _ in range(len(sections) + 1)]
-    decoded: dict[tuple[int, bytes], tuple[list[tuple[str, int, int]], int, bool]] = {}
+    decoded: dict[tuple[int, bytes], _Decoded] = {}
     for block in blocks:
         key = (block.start, block.code)
         if key not in decoded:
-            decoded[key] = _by_function(block, firmware, table)
-        parts, taken_extra, is_entry = decoded[key]
+            decoded[key] = _decode(block, firmware, table)
+        one = decoded[key]
         section = by_section[block.section]
-        last = len(parts) - 1
-        for i, (name, count, cost) in enumerate(parts):
+        extra = one.cost.taken * block.taken
+        extra += one.cost.mispredict * min(block.taken, block.executions - block.taken)
+        branched = max(0, block.executions - fallen.get((block.section, block.start), 0))
+        for i, (name, count, cost) in enumerate(one.parts):
             cycles = cost * block.executions
-            if i == last:
-                cycles += taken_extra * block.taken
+            if i == 0:
+                cycles += one.cost.entry * branched
+            if i == len(one.parts) - 1:
+                cycles += extra
             instructions = count * block.executions
             function = by_function.setdefault(name, _Sum())
             function.instructions += instructions
             function.cycles += cycles
             section.instructions += instructions
             section.cycles += cycles
-        if is_entry:
-            by_function[parts[0][0]].calls += block.executions
+        if one.is_entry:
+            by_function[one.parts[0][0]].calls += block.executions
     functions = sorted(by_function.items(), key=lambda kv: (-kv[1].instructions, kv[0]))
     named = zip(["", *sections], by_section, strict=True)
     return Trace(
@@ -102,32 +112,41 @@ def summarize(
     )
 
 
-def _by_function(
-    block: Block, firmware: Firmware, table: object
-) -> tuple[list[tuple[str, int, int]], int, bool]:
-    """(function, instructions, cycles) of one execution, cycles of a taken exit, starts a function?
+@dataclass(frozen=True)
+class _Decoded:
+    """parts: (function, instructions, cycles) of one execution; a block that runs on from one
+    function into the next is divided between them. is_entry: starts at a function's start."""
 
-    A block that runs on from one function into the next is divided between them.
-    """
-    from edgekit.devices.timing import TimingTable
+    parts: tuple[tuple[str, int, int], ...]
+    cost: BlockCost
+    is_entry: bool
+
+
+def _fallen_into(blocks: Sequence[Block]) -> dict[tuple[int, int], int]:
+    """(section, address) -> how often it was reached by running on, not by a branch."""
+    out: dict[tuple[int, int], int] = {}
+    for block in blocks:
+        key = (block.section, block.start + len(block.code))
+        out[key] = out.get(key, 0) + block.executions - block.taken
+    return out
+
+
+def _decode(block: Block, firmware: Firmware, table: TimingTable | None) -> _Decoded:
+    from edgekit.devices.timing import BlockCost
 
     sizes = instruction_sizes(block.code)
-    if isinstance(table, TimingTable):
-        cost = table.block(block.start, block.code)
-        costs, taken = cost.cycles, cost.taken
-    else:
-        costs, taken = (0,) * len(sizes), 0
+    cost = table.block(block.start, block.code) if table else BlockCost((0,) * len(sizes))
+    parts: list[tuple[str, int, int]] = []
     address, end, name = block.start, 0, ""
-    first = firmware.function_at(block.start)
-    counts: list[tuple[str, int, int]] = []
-    for size, cycles in zip(sizes, costs, strict=True):
+    for size, cycles in zip(sizes, cost.cycles, strict=True):
         if address >= end:
             function = firmware.function_at(address)
             name = function.name if function else UNKNOWN
             end = function.end if function else address + 1
-        if counts and counts[-1][0] == name:
-            counts[-1] = (name, counts[-1][1] + 1, counts[-1][2] + cycles)
+        if parts and parts[-1][0] == name:
+            parts[-1] = (name, parts[-1][1] + 1, parts[-1][2] + cycles)
         else:
-            counts.append((name, 1, cycles))
+            parts.append((name, 1, cycles))
         address += size
-    return counts, taken, first is not None and first.start == block.start
+    first = firmware.function_at(block.start)
+    return _Decoded(tuple(parts), cost, first is not None and first.start == block.start)

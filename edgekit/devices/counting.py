@@ -18,7 +18,9 @@ from edgekit.devices.blocks import Block, instruction_sizes
 #: Blocks between two looks at the wall clock.
 CLOCK_STRIDE = 1 << 14
 
-RUNNING, OUT_OF_BUDGET, OUT_OF_TIME, FAILED = 0, 1, 2, 3
+RUNNING, OUT_OF_BUDGET, OUT_OF_TIME, FAILED, STUCK = 0, 1, 2, 3, 4
+#: ``b .``: without interrupts nothing ends it.
+_SELF_BRANCH = b"\xfe\xe7"
 
 
 class Counter(Protocol):
@@ -79,6 +81,9 @@ class PythonCounter:
             self._previous[1] += 1
         self._previous, self._next = entry, address + size
         self.last = (address, size)
+        if entry[3] == _SELF_BRANCH:
+            self.stopped = STUCK
+            uc.emu_stop()
         if self.instructions > self._budget:
             self.stopped = OUT_OF_BUDGET
             uc.emu_stop()
@@ -106,6 +111,8 @@ class _Entry(ctypes.Structure):
         ("section", ctypes.c_uint32),
         ("switch_to", ctypes.c_uint32),
         ("code", ctypes.c_uint32),
+        ("stuck", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
     ]
 
 

@@ -31,9 +31,9 @@ from edgekit.devices.sandbox import Sandbox
 from edgekit.errors import DeviceError, InputError, ToolchainError
 
 _PROGRAM = "qemu-system-arm"
-_STATUS = struct.Struct("<6Q")  # struct ek_status of native/qemu_blocks.c
+_STATUS = struct.Struct("<7Q")  # struct ek_status of native/qemu_blocks.c
 _BLOCK = struct.Struct("<QQIIII")  # struct ek_block
-_OUT_OF_BUDGET = 1
+_OUT_OF_BUDGET, _STUCK = 1, 2
 _POLL_S = 0.05
 #: HardFault, MemManage, BusFault, UsageFault, SecureFault (Armv8-M ARM, B3.30).
 _FAULT_VECTORS = (3, 4, 5, 6, 7)
@@ -61,8 +61,8 @@ class _Status:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _STATUS.size)
 
-    def read(self) -> tuple[int, int, int, int, int, int]:
-        """(begun, before start, stopped, block address, fault PC + 1, fault handler)."""
+    def read(self) -> tuple[int, ...]:
+        """(begun, before start, stopped, block address, fault PC + 1, fault handler, ended)."""
         return _STATUS.unpack(self._map[:])
 
     def close(self) -> None:
@@ -231,7 +231,7 @@ class _Run:
         command = [
             self._device._qemu,
             *("-M", self._machine.name, "-nographic", "-monitor", "none"),
-            *("-serial", "none", "-net", "none"),
+            *("-serial", "none", "-net", "none", "-no-reboot"),
             *("-chardev", "file,id=console,path=/dev/stdout"),
             *("-semihosting-config", f"enable=on,target=native,chardev=console{args}"),
             *("-icount", "shift=6,sleep=off"),
@@ -309,8 +309,7 @@ class _Run:
                 process.kill()
             process.wait()
         wall = time.monotonic() - started
-        if not why and self._status and self._status.read()[2] == _OUT_OF_BUDGET:
-            why = f"did not end within {request.max_instructions:,} instructions"
+        why = why or self._stopped()
         if why:
             raise self._failure(why, registers)
         errors = stderr.text()
@@ -320,6 +319,8 @@ class _Run:
         if self._status is not None:
             if not self._blocks.is_file():
                 raise ToolchainError(f"{_PROGRAM} failed: {_first_line(errors)}")
+            if not self._status.read()[6]:
+                raise self._failure("asked for a system reset", "")
             if request.trace:
                 trace = summarize(
                     self._read_blocks(),
@@ -333,11 +334,18 @@ class _Run:
         return RunResult(process.returncode, stdout.text(), errors, wall, trace)
 
     def _overdue(self, deadline: float) -> str:
-        if self._status and self._status.read()[2] == _OUT_OF_BUDGET:
-            return f"did not end within {self._request.max_instructions:,} instructions"
+        if why := self._stopped():
+            return why
         if time.monotonic() > deadline:
             return f"did not end within {self._request.timeout_s:g} s"
         return ""
+
+    def _stopped(self) -> str:
+        """Why the plugin stopped counting, empty when it did not."""
+        stopped = self._status.read()[2] if self._status else 0
+        if stopped == _OUT_OF_BUDGET:
+            return f"did not end within {self._request.max_instructions:,} instructions"
+        return "hangs in a branch to itself" if stopped == _STUCK else ""
 
     def _lockup(self, errors: str) -> str:
         line = next((x for x in errors.splitlines() if "Lockup" in x or "fatal" in x), "")
@@ -347,12 +355,15 @@ class _Run:
     def _failure(self, why: str, registers: str) -> DeviceError:
         where = ""
         if self._status is not None:
-            _, _, _, address, fault, handler = self._status.read()
+            address, fault, handler = self._status.read()[3:6]
+            where = f", at PC {self._firmware.where(address)}"
             if fault:
                 function = self._firmware.function_at(handler)
                 name = function.name if function else f"{handler:#x}"
-                why += f" after a fault at PC {self._firmware.where(fault - 1)} entered {name}"
-            where = f", at PC {self._firmware.where(address)}"
+                why = (
+                    f"took a fault at PC {self._firmware.where(fault - 1)} and entered {name}, "
+                    f"then {why}"
+                )
         dump = f"; registers: {registers}" if registers else ""
         return DeviceError(
             f"'{self._firmware.name}' on {self._device.name} {why}{where}{dump}"

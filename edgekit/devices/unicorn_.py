@@ -47,6 +47,7 @@ _EXCEPTIONS = {
     23: "a division by zero",
 }
 _BKPT, _SVC = 7, 2
+_SEMIHOSTING = b"\xab\xbe"  # BKPT 0xAB
 
 
 class NeedsInterrupts(DeviceError):
@@ -199,8 +200,11 @@ class Machine:
         from unicorn import arm_const
 
         pc = uc.reg_read(arm_const.UC_ARM_REG_PC) & ~1
-        if number != _BKPT or bytes(uc.mem_read(pc, 2)) != b"\xab\xbe":
+        if number != _BKPT or bytes(uc.mem_read(pc, 2)) != _SEMIHOSTING:
             name = _EXCEPTIONS.get(number, f"exception {number}")
+            if pc >= _STOP:
+                self._stop(_Fault("returned from its reset handler instead of ending"))
+                return
             kind = NeedsInterrupts if number == _SVC else DeviceError
             self._stop(_Fault(f"raised {name}", kind))
             return
@@ -237,12 +241,21 @@ class Machine:
         try:
             uc.emu_start(boot.pc | 1, _STOP)
         except UcError as error:
-            self._fault = self._fault or _Fault(f"stopped the emulator ({error})")
+            self._fault = self._fault or _Fault(self._explain(error))
         finally:
             self.semihosting.close()
         if self._exit is not None:
             return self._exit
         raise self._failure()
+
+    def _explain(self, error: Any) -> str:
+        import unicorn
+        from unicorn import arm_const
+
+        if error.errno != unicorn.UC_ERR_INSN_INVALID:
+            return f"stopped the emulator ({error})"
+        thumb = self._uc.reg_read(arm_const.UC_ARM_REG_XPSR) & 1 << 24
+        return f"raised {_EXCEPTIONS[1 if thumb else 18]}"
 
     def _failure(self) -> DeviceError:
         registers = self.registers()
@@ -268,6 +281,10 @@ class Machine:
         elif stopped == counting.OUT_OF_TIME:
             kind = NeedsInterrupts if hint else DeviceError
             text = f"did not end within {self._request.timeout_s:g} s"
+            pc = self.counter.last[0]
+        elif stopped == counting.STUCK:
+            kind = NeedsInterrupts if hint else DeviceError
+            text = "hangs in a branch to itself"
             pc = self.counter.last[0]
         elif stopped == counting.FAILED:
             kind, text = DeviceError, "could not be counted (out of memory)"

@@ -17,7 +17,7 @@
 #define EK_EXPORT __attribute__((visibility("default")))
 #endif
 
-enum { EK_RUNNING, EK_OUT_OF_BUDGET, EK_OUT_OF_TIME, EK_FAILED };
+enum { EK_RUNNING, EK_OUT_OF_BUDGET, EK_OUT_OF_TIME, EK_FAILED, EK_STUCK };
 
 typedef int (*ek_mem_read_fn)(void *uc, uint64_t address, void *bytes, size_t size);
 typedef int (*ek_emu_stop_fn)(void *uc);
@@ -31,6 +31,8 @@ struct ek_entry {
     uint32_t section;
     uint32_t switch_to; /* section that starts here, 0: none */
     uint32_t code;      /* offset of the block's bytes */
+    uint32_t stuck;     /* "b .": without interrupts nothing ends it */
+    uint32_t reserved;
 };
 
 struct ek_state {
@@ -148,6 +150,7 @@ static struct ek_entry *ek_insert(struct ek_state *st, void *uc, uint32_t addres
             e->switch_to = i + 1;
         }
     }
+    e->stuck = size == 2 && bytes[0] == 0xFE && bytes[1] == 0xE7;
     st->code_used += size;
     uint32_t mask = 2 * st->room - 1;
     uint32_t slot = ek_hash(e->section, address, size) & mask;
@@ -201,6 +204,9 @@ void ek_block_hook(void *uc, uint64_t address64, uint32_t size, void *user)
     st->next_address = address + size;
     st->last_address = address;
     st->last_size = size;
+    if (e->stuck) {
+        ek_stop(st, uc, EK_STUCK);
+    }
     if (st->instructions > st->budget) {
         ek_stop(st, uc, EK_OUT_OF_BUDGET);
     }

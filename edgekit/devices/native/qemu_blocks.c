@@ -47,16 +47,17 @@ extern const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn);
 EK_EXPORT int qemu_plugin_version = 1;
 EK_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, char **argv);
 
-enum { EK_RUNNING, EK_OUT_OF_BUDGET };
-enum { EK_MAX_MARKS = 4096 };
+enum { EK_RUNNING, EK_OUT_OF_BUDGET, EK_STUCK };
+enum { EK_MAX_MARKS = 4096, EK_MAX_SPINS = 1000000 };
 
 struct ek_status {
     uint64_t started;  /* instructions begun, those before `start` included */
     uint64_t before;   /* of these, before `start` */
-    uint64_t stopped;  /* EK_OUT_OF_BUDGET: nothing is counted from here on */
+    uint64_t stopped;  /* EK_OUT_OF_BUDGET, EK_STUCK: nothing is counted from here on */
     uint64_t address;  /* of the block being executed */
     uint64_t fault_pc; /* instruction at which a fault handler was entered last, plus 1; 0: never */
     uint64_t handler;  /* that handler */
+    uint64_t ended;    /* 1: the last instruction was a semihosting call, so the program ended itself */
 };
 
 struct ek_block {
@@ -94,6 +95,7 @@ static uint32_t section;
 static const struct ek_tb *current; /* the block being executed, as a whole */
 static uint64_t current_mark;       /* status->started when it began */
 static bool counting;
+static uint32_t spins; /* times in a row that one single-instruction block was executed */
 
 static void die(const char *what)
 {
@@ -191,7 +193,7 @@ static void tb_exec(unsigned int vcpu, void *user)
     } else {
         uint64_t done = status->started - current_mark;
         uint32_t bytes = done < current->count ? prefix(current, done) : current->size;
-        if (tb->is_fault) {
+        if (tb->is_fault && current->address != tb->address) {
             status->handler = tb->address;
             status->fault_pc = current->address + (done ? prefix(current, done - 1) : 0) + 1;
         } else if (bytes < current->size && tb->address == current->address + bytes &&
@@ -202,6 +204,12 @@ static void tb_exec(unsigned int vcpu, void *user)
     }
     if (tb->section) {
         section = tb->section;
+    }
+    /* A fault handler that ends in "b ." is the usual way to hang after a fault. */
+    spins = tb == current && tb->count == 1 ? spins + 1 : 0;
+    if (spins > EK_MAX_SPINS && status->fault_pc) {
+        status->stopped = EK_STUCK;
+        counting = false;
     }
     current = tb;
     current_mark = status->started;
@@ -248,6 +256,8 @@ static void at_exit(qemu_plugin_id_t id, void *user)
         uint64_t done = status->started - current_mark;
         uint32_t bytes = done < current->count ? prefix(current, done) : current->size;
         record(bytes, current->address + bytes);
+        status->ended = bytes == current->size && bytes >= 2 && current->code[bytes - 2] == 0xAB &&
+                        current->code[bytes - 1] == 0xBE;
     }
     FILE *f = fopen(blocks_path, "wb");
     uint32_t head[2] = {used, (uint32_t)code_used};
