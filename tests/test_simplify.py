@@ -54,7 +54,7 @@ def test_nine_tenths_dead_become_a_tenth_of_the_work() -> None:
     net = Net(rng, (1, 12, 12, 3))
     x = "x"
     for _ in range(3):
-        w, b = net._weights((40, 3, 3, net.channels(x)), 0, 0.0)
+        w, _ = net._weights((40, 3, 3, net.channels(x)), 0, 0.0)
         data = np.array(net.g.tensor(w).data)
         data[4:] = 0
         bias = np.full(40, 0.5)
