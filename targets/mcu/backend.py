@@ -106,9 +106,13 @@ class McuBackend:
         codegen.check_types(graph)
         missing = self.supports(graph, target, engine)
         if missing:
-            first = "; ".join(f"node '{u.node}' ({u.op}): {u.reason}" for u in missing[:3])
-            more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise UnsupportedError(f"{target.name} cannot take {first}{more}")
+            first = missing[0]
+            more = ", ".join(f"'{u.node}' ({u.op})" for u in missing[1:6])
+            more += f" and {len(missing) - 6} more" if len(missing) > 6 else ""
+            raise UnsupportedError(
+                f"{target.name} cannot take node '{first.node}' ({first.op}): {first.reason}"
+                + (f"; nor {more}" if more else "")
+            )
 
         say("choosing kernels")
         calls = {

@@ -35,6 +35,8 @@ _COMMON = (
     "-fomit-frame-pointer",
     "-fno-stack-protector",
     "-fno-ident",
+    # A fused multiply-add rounds once; the reference rounds twice.
+    "-ffp-contract=off",
     "-g0",
 )
 _OPT: Mapping[str, str] = {"speed": "-O2", "size": "-Os", "ram": "-O2"}
@@ -213,17 +215,39 @@ def gcc_flags(toolchain: Toolchain) -> tuple[str, ...]:
     return tuple(flags)
 
 
-#: What -mcpu includes in clang and the part may lack: LLVM feature names by gcc's -mfpu.
-_ZIG_FEATURES = {"fpv5-sp-d16": "-fp64", "fpv4-sp-d16": "-fp64"}
+#: gcc's -mfpu as LLVM features. zig's own models of the cores have neither FPU nor Helium.
+_FPU = {
+    "fpv4-sp-d16": "vfp4d16sp",
+    "fpv5-sp-d16": "fp_armv8d16sp",
+    "fpv5-d16": "fp_armv8d16",
+}
+#: What gcc's -mcpu means beyond zig's model of the same name.
+_DSP = {"cortex-m33": "+dsp"}
+_HELIUM = {"cortex-m55": "+mve_fp+fp_armv8d16+fullfp16"}
+
+
+def zig_cpu(toolchain: Toolchain) -> str:
+    """zig's -mcpu for what gcc calls ``cpu`` (``cortex-m33+nodsp`` is understood) and ``fpu``."""
+    name, _, suffix = toolchain.cpu.partition("+")
+    features = "" if suffix == "nodsp" else _DSP.get(name, "")
+    if toolchain.float_abi == "hard":
+        fpu = toolchain.fpu or "auto"
+        if fpu == "auto" and name in _HELIUM:
+            features += _HELIUM[name]
+        elif fpu in _FPU:
+            features += f"+{_FPU[fpu]}"
+        else:
+            raise ToolchainError(
+                f"zig does not know fpu '{fpu}' for {name}; known are {', '.join(_FPU)}"
+            )
+    return name.replace("-", "_") + features
 
 
 def _zig_arm(toolchain: Toolchain) -> Compiler:
     zig = zig_program()
     assert zig is not None
     hard = toolchain.float_abi == "hard"
-    cpu = toolchain.cpu.replace("-", "_")
-    if hard and toolchain.fpu == "fpv5-sp-d16" and cpu == "cortex_m7":
-        cpu += _ZIG_FEATURES[toolchain.fpu]
+    cpu = zig_cpu(toolchain)
     triple = f"thumb-freestanding-eabi{'hf' if hard else ''}"
     return Compiler(
         name="zig",
