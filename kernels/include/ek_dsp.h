@@ -39,6 +39,20 @@ void ek_mac_s8_2x4_pairs_dsp(int32_t *acc, const int8_t *w, const uint32_t *cols
 void ek_mac_s8_2x4_halfword_dsp(int32_t *acc, const int8_t *w, const uint32_t *cols,
                                 uint32_t blocks);
 
+/* Pairs of channels of four output pixels whose requantization is fast (exp <= EK_DSP_MAX_EXP) and
+ * whose clamp is all of int8: sums, requantization and stores. */
+typedef struct {
+  const int8_t *weights; /* per pair, then per block: 4 bytes of each channel */
+  const ek_dsp_quant *quant;
+  int8_t *out; /* first pixel, first channel */
+  const uint32_t *cols;
+  int32_t pairs; /* at least 1 */
+  int32_t step;  /* bytes from pixel to pixel */
+  int32_t blocks;
+} ek_conv_columns;
+void ek_conv_columns_s8_pairs_dsp(const ek_conv_columns *p);
+void ek_conv_columns_s8_halfword_dsp(const ek_conv_columns *p);
+
 /* 8 channels x 1 column of raw input bytes. w: per block, 4 bytes of each channel. */
 void ek_mac_s8_8x1_pairs_dsp(int32_t *acc, const int8_t *w, const int8_t *x, uint32_t blocks);
 void ek_mac_s8_8x1_halfword_dsp(int32_t *acc, const int8_t *w, const int8_t *x, uint32_t blocks);

@@ -116,12 +116,25 @@ EK_INLINE void ek_dsp_column_bytes(const ek_conv_params *p, const int8_t *input,
   (void)ek_dsp_widen(dst, bytes, ek_dsp_blocks(p), halfword);
 }
 
-typedef void (*ek_dsp_mac_2x4)(int32_t *acc, const int8_t *w, const uint32_t *cols, uint32_t blocks);
+typedef void (*ek_dsp_mac_2x4)(int32_t *acc, const int8_t *w, const uint32_t *cols,
+                               uint32_t blocks);
+typedef void (*ek_dsp_columns)(const ek_conv_columns *p);
 
-/* The whole convolution; halfword and mac are constants of the caller. */
+/* How many pairs of channels, from the first on, ek_conv_columns_* may take. */
+EK_INLINE int32_t ek_dsp_fast_pairs(const ek_conv_params *p, const ek_dsp_quant *quant) {
+  int32_t n = 0;
+  if (p->act_min != -128 || p->act_max != 127) return 0;
+  while (2 * n + 1 < p->out_c && quant[2 * n].exp <= EK_DSP_MAX_EXP &&
+         quant[2 * n + 1].exp <= EK_DSP_MAX_EXP) {
+    ++n;
+  }
+  return n;
+}
+
+/* The whole convolution; halfword, mac and columns are constants of the caller. */
 EK_INLINE void ek_dsp_conv(const ek_conv_params *p, const int8_t *input, const int8_t *weights,
                            const ek_dsp_quant *quant, int8_t *output, void *scratch, int halfword,
-                           ek_dsp_mac_2x4 mac) {
+                           ek_dsp_mac_2x4 mac, ek_dsp_columns columns) {
   const int32_t out_c = p->out_c;
   const int32_t blocks = ek_dsp_blocks(p);
   const int32_t pixels = p->out_h * p->out_w;
@@ -129,6 +142,8 @@ EK_INLINE void ek_dsp_conv(const ek_conv_params *p, const int8_t *input, const i
   uint32_t *cols = (uint32_t *)scratch;
   int8_t *bytes = (int8_t *)(cols + 8 * blocks);
   const int acc_shift = halfword ? 8 : 0;
+  const int32_t fast = ek_dsp_fast_pairs(p, quant);
+  ek_conv_columns four = {weights, quant, output, cols, fast, out_c, blocks};
   int32_t iy = -p->pad_top;
   int32_t ix = -p->pad_left;
   int32_t column = 0;
@@ -150,17 +165,23 @@ EK_INLINE void ek_dsp_conv(const ek_conv_params *p, const int8_t *input, const i
         }
       }
     }
-    const int8_t *w = weights;
-    const ek_dsp_quant *q = quant;
-    int8_t *out = output + done * out_c;
-    for (int32_t c = 0; c < out_c; c += 2, w += 8 * blocks, q += 2, out += 2) {
+    int32_t c = 0;
+    if (n == 4 && fast > 0) {
+      four.out = output + done * out_c;
+      columns(&four);
+      c = 2 * fast;
+    }
+    const int8_t *w = weights + 4 * c * blocks;
+    const ek_dsp_quant *q = quant + c;
+    int8_t *out = output + done * out_c + c;
+    for (; c < out_c; c += 2, w += 8 * blocks, q += 2, out += 2) {
       int32_t acc[8];
       acc[0] = acc[1] = acc[2] = acc[3] = q[0].bias;
       acc[4] = acc[5] = acc[6] = acc[7] = q[1].bias;
       mac(acc, w, cols, (uint32_t)blocks);
-      ek_dsp_store(acc, n, acc_shift, q, p->out_zp, p->act_min, p->act_max, out, out_c);
-      if (c + 1 < out_c) {
-        ek_dsp_store(acc + 4, n, acc_shift, q + 1, p->out_zp, p->act_min, p->act_max, out + 1,
+      const int both = ek_min(2, out_c - c);
+      for (int i = 0; i < both; ++i) {
+        ek_dsp_store(acc + 4 * i, n, acc_shift, q + i, p->out_zp, p->act_min, p->act_max, out + i,
                      out_c);
       }
     }
