@@ -26,13 +26,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from edgekit_kernels import include_dir, reference_sources, source_root
+from edgekit_targets.mcu import variants
+from edgekit_targets.mcu.contract import KernelCall
 
 from edgekit.graph import reference
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.targets.schema import Core, Memory, Target
-from edgekit_kernels import include_dir, reference_sources, source_root
-from edgekit_targets.mcu import variants
-from edgekit_targets.mcu.contract import KernelCall
 
 CTYPES = {
     "int8": "int8_t",
@@ -97,9 +97,7 @@ def _literals(data: np.ndarray) -> str:
 
 def _array(ctype: str, name: str, data: np.ndarray, align: int) -> str:
     flat = np.ascontiguousarray(data).reshape(-1)
-    return (
-        f"static const {ctype} {name}[] __attribute__((aligned({align}))) = {{ {_literals(flat)} }};"
-    )
+    return f"static const {ctype} {name}[] __attribute__((aligned({align}))) = {{ {_literals(flat)} }};"
 
 
 def _scratch_function(call: KernelCall) -> str | None:

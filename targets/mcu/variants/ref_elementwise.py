@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.errors import UnsupportedError
 from edgekit.graph import numerics as nm
 from edgekit.graph.ir import Graph, Node
+from edgekit.graph.ops import Call, spec
 from edgekit.graph.ops.activation import TABLE_OPS, lookup_table
 from edgekit.graph.ops.elementwise import (
     add_multipliers,
@@ -139,22 +140,39 @@ def _extremum(node: Node, graph: Graph) -> KernelCall:
     )
 
 
+def byte_table(node: Node, graph: Graph) -> np.ndarray:
+    """The outputs of an 8-bit unary node for all 256 inputs, as the table kernel wants them: bytes
+    by the input byte read as int8, plus 128. UnsupportedError for other types."""
+    x, y = required(node, graph), output(node, graph)
+    for t in (x, y):
+        if t.dtype not in ("int8", "uint8"):
+            raise UnsupportedError(f"tensor '{t.name}' is {t.dtype}; a table takes int8 or uint8")
+    if (x.dtype, y.dtype) == ("int8", "int8"):
+        return lookup_table(node, graph.ins(node), graph.outs(node))
+    values = np.arange(-128, 128).astype(np.int8).view(x.dtype)
+    others: list[np.ndarray | None] = []
+    for other in graph.ins(node)[1:]:
+        if other is None or other.data is None or other.elements != 1:
+            raise UnsupportedError("only one constant element besides the input goes into a table")
+        others.append(other.data.reshape(1))
+    call = Call(node, graph.ins(node), graph.outs(node), [values, *others])
+    return spec(node.type).reference(call)[0].view(np.int8)
+
+
 def table_call(node: Node, graph: Graph, table: np.ndarray) -> KernelCall:
     """A call that maps each byte of input 0 through a table of 256."""
     n = output(node, graph).elements
     return lowered(
         "lut_s8_ref",
         HEADER,
-        f"{{in0}}, {{c.table}}, {{out0}}, {n}",
+        f"(const int8_t *){{in0}}, {{c.table}}, (int8_t *){{out0}}, {n}",
         consts=(ConstArray("table", "int8_t", np.asarray(table, np.int8), align=1),),
         inplace=shared_buffers(node, graph),
     )
 
 
 def _lut(node: Node, graph: Graph) -> KernelCall:
-    int8(required(node, graph))
-    int8(output(node, graph))
-    return table_call(node, graph, lookup_table(node, graph.ins(node), graph.outs(node)))
+    return table_call(node, graph, byte_table(node, graph))
 
 
 def _prelu(node: Node, graph: Graph) -> KernelCall:
