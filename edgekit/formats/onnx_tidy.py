@@ -156,10 +156,9 @@ def plain_names(g: Graph) -> None:
     """``x~~nhwc`` becomes ``x`` where that name is free."""
     renamed: dict[str, str] = {}
     used = set(g.tensors)
-    keep = {*g.inputs, *g.outputs}
     for name in list(g.tensors):
         base = name.split(HIDDEN)[0]
-        if HIDDEN in name and base and base not in used and name not in keep:
+        if HIDDEN in name and base and base not in used and name not in g.inputs:
             used.add(base)
             renamed[name] = base
     if not renamed:
@@ -175,3 +174,4 @@ def plain_names(g: Graph) -> None:
         )
         for n in g.nodes
     ]
+    g.outputs = tuple(renamed.get(o, o) for o in g.outputs)
