@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,16 +27,7 @@ from .dsp_conv import linear_layer
 
 
 def _layer(node: Node, graph: Graph) -> Linear:
-    x, w, y = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1]), graph.outs(node)[0]
-    assert x.quant is not None and w.quant is not None and y.quant is not None
-    layer = linear_layer(node, graph, const_data(w))
-    if w.quant.scale.size == 1:
-        # TFLite multiplies the two scales in float32 here (GetQuantizedConvolutionMultipler)
-        real = float(np.float32(x.quant.s) * np.float32(w.quant.s)) / y.quant.s
-        mult, shift = nm.quantize_multiplier(real)
-        o = len(layer.w)
-        layer = replace(layer, mult=np.full(o, mult, np.int64), shift=np.full(o, shift, np.int64))
-    return layer
+    return linear_layer(node, graph, const_data(graph.tensor(node.inputs[1])))
 
 
 def _quant(layer: Linear, per_tensor: bool) -> np.ndarray:

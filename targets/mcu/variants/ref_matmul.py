@@ -56,8 +56,7 @@ def _batch_matmul(node: Node, graph: Graph) -> KernelCall:
     adj_x, adj_y = bool(node.attrs["adj_x"]), bool(node.attrs["adj_y"])
     x_row, x_col = (1, x.shape[-1]) if adj_x else (x.shape[-1], 1)
     y_row, y_col = (1, y.shape[-1]) if adj_y else (y.shape[-1], 1)
-    # TFLite rounds the product of the scales to float32
-    mult, shift = nm.quantize_multiplier(float(np.float32(qx.s) * np.float32(qy.s)) / qo.s)
+    mult, shift = nm.quantize_multiplier(qx.s * qy.s / qo.s)
     fields = {
         "batch": [n for n, _, _ in loops],
         "x_batch_stride": [a for _, a, _ in loops],
