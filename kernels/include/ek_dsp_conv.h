@@ -4,6 +4,9 @@
 
 #include "ek_dsp_quant.h"
 
+/* Small loops stay functions of their own: inlined into one another they spill on every turn. */
+#define EK_DSP_LOOP static __attribute__((noinline))
+
 /* Four input bytes as one column's two words of a block. */
 EK_INLINE void ek_dsp_put(uint32_t *dst, uint32_t in, int halfword) {
   if (halfword) {
@@ -16,7 +19,7 @@ EK_INLINE void ek_dsp_put(uint32_t *dst, uint32_t in, int halfword) {
 }
 
 /* n blocks of input bytes into a column; returns where the column continues. */
-EK_INLINE uint32_t *ek_dsp_widen(uint32_t *dst, const int8_t *src, int32_t n, int halfword) {
+EK_DSP_LOOP uint32_t *ek_dsp_widen(uint32_t *dst, const int8_t *src, int32_t n, int halfword) {
   for (; n >= 4; n -= 4, src += 16, dst += 32) {
     ek_dsp_put(dst, ek_load32(src), halfword);
     ek_dsp_put(dst + 8, ek_load32(src + 4), halfword);
@@ -28,7 +31,7 @@ EK_INLINE uint32_t *ek_dsp_widen(uint32_t *dst, const int8_t *src, int32_t n, in
 }
 
 /* n blocks of padding. */
-EK_INLINE uint32_t *ek_dsp_fill(uint32_t *dst, uint32_t four_zp, int32_t n, int halfword) {
+EK_DSP_LOOP uint32_t *ek_dsp_fill(uint32_t *dst, uint32_t four_zp, int32_t n, int halfword) {
   uint32_t word[8];
   ek_dsp_put(word, four_zp, halfword);
   for (; n > 0; --n, dst += 8) {
@@ -59,7 +62,7 @@ EK_INLINE void ek_dsp_copy(int8_t *dst, const int8_t *src, int32_t n) {
 }
 
 /* One output pixel's input as a column, when in_c is a multiple of 4: straight from the input. */
-EK_INLINE void ek_dsp_column_words(const ek_conv_params *p, const int8_t *input, int32_t iy,
+EK_DSP_LOOP void ek_dsp_column_words(const ek_conv_params *p, const int8_t *input, int32_t iy,
                                    int32_t ix, uint32_t four_zp, uint32_t *dst, int halfword) {
   const int32_t c4 = p->in_c / 4;
   const int32_t row = p->kernel_w * c4;
@@ -88,7 +91,7 @@ EK_INLINE void ek_dsp_column_words(const ek_conv_params *p, const int8_t *input,
 
 /* The same through a byte buffer, for any in_c. bytes: 4 * blocks, what follows the last tap meets
  * zero weights only. */
-EK_INLINE void ek_dsp_column_bytes(const ek_conv_params *p, const int8_t *input, int32_t iy,
+EK_DSP_LOOP void ek_dsp_column_bytes(const ek_conv_params *p, const int8_t *input, int32_t iy,
                                    int32_t ix, int8_t *bytes, uint32_t *dst, int halfword) {
   const int32_t c = p->in_c;
   const int32_t row = p->kernel_w * c;
