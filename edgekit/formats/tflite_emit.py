@@ -1,8 +1,7 @@
 """One node of a graph -> operators of a .tflite file.
 
 What is an attribute in the graph (shapes, permutations, axes, paddings) becomes a constant int32
-tensor here. Operator versions follow TensorFlow Lite's ``tools/versioning/op_version.cc``:
-interpreters refuse an int8 operator that claims version 1.
+tensor here.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import GraphError, UnsupportedError
+from edgekit.formats.tflite_versions import version_of
 from edgekit.formats.tflite_write import ModelBuilder
 from edgekit.graph.ir import Node, Tensor
 
@@ -22,50 +22,6 @@ LAYER_NORM_CUSTOM = "EdgekitLayerNorm"
 
 ACTIVATIONS = {"NONE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
 PADDINGS = {"SAME": 0, "VALID": 1}
-
-#: Operator -> version by dtype of its first activation; 1 where nothing is said.
-_VERSIONS: dict[str, dict[str, int]] = {
-    "CONV_2D": {"int8": 3, "int16": 4},
-    "DEPTHWISE_CONV_2D": {"int8": 3, "int16": 5},
-    "TRANSPOSE_CONV": {"int8": 2, "int16": 2},
-    "FULLY_CONNECTED": {"int8": 4, "int16": 7},
-    "BATCH_MATMUL": {"int8": 2, "int16": 3},
-    "MAX_POOL_2D": {"int8": 2, "int16": 3},
-    "AVERAGE_POOL_2D": {"int8": 2, "int16": 3},
-    "MEAN": {"int8": 2, "int16": 3},
-    "SUM": {"int8": 2, "int16": 2},
-    "REDUCE_MAX": {"int8": 2, "int16": 3},
-    "ADD": {"int8": 2, "int16": 3},
-    "SUB": {"int8": 2, "int16": 5},
-    "MUL": {"int8": 2, "int16": 4},
-    "DIV": {},
-    "MAXIMUM": {"int8": 2, "int16": 3},
-    "MINIMUM": {"int8": 2, "int16": 3},
-    "SQUARED_DIFFERENCE": {"int8": 2},
-    "CONCATENATION": {"int8": 2, "int16": 3},
-    "PAD": {"int8": 2, "int16": 3},
-    "PADV2": {"int8": 2, "int16": 3},
-    "TRANSPOSE": {"int8": 2, "int16": 4},
-    "STRIDED_SLICE": {"int8": 2, "int16": 4},
-    "SPLIT": {"int8": 2, "int16": 4},
-    "SPLIT_V": {"int8": 2, "int16": 2},
-    "RESIZE_BILINEAR": {"int8": 2, "int16": 4},
-    "RESIZE_NEAREST_NEIGHBOR": {"int8": 2, "int16": 4},
-    "SOFTMAX": {"int8": 2, "int16": 3},
-    "LOGISTIC": {"int8": 2, "int16": 3},
-    "TANH": {"int8": 2, "int16": 3},
-    "RELU": {"int8": 2, "int16": 3},
-    "RELU6": {"int8": 2, "int16": 3},
-    "LEAKY_RELU": {"int8": 2, "int16": 2},
-    "ABS": {"int8": 2, "int16": 3},
-    "EXP": {"int8": 2, "int16": 2},
-    "RSQRT": {"int8": 2, "int16": 2},
-    "GELU": {"int8": 2},
-    "QUANTIZE": {"int16": 2},
-    "DEQUANTIZE": {"int8": 2, "int16": 3, "float16": 3},
-    "ARG_MAX": {"int8": 2},
-    "GATHER": {"int8": 2, "int16": 4},
-}
 
 Handler = Callable[[ModelBuilder, Node], None]
 
@@ -96,10 +52,6 @@ def _ins(b: ModelBuilder, node: Node) -> list[int]:
 
 def _outs(b: ModelBuilder, node: Node) -> list[int]:
     return [b.tensor(o) for o in node.outputs]
-
-
-def _version(op: str, x: Tensor) -> int:
-    return _VERSIONS.get(op, {}).get(x.dtype, 1)
 
 
 def _activation(node: Node) -> int:
@@ -141,7 +93,7 @@ def _pad(b: ModelBuilder, node: Node, x: Tensor, padding: Any, fill: float | Non
     pads = b.ints(f"{node.name}/paddings", [[0, 0], [top, bottom], [left, right], [0, 0]])
     out = b.temp(x, f"{node.name}/padded", shape)
     if fill is None:
-        b.op("PAD", [b.tensor(x.name), pads], [out], _options(b, "Pad"), _version("PAD", x))
+        b.op("PAD", [b.tensor(x.name), pads], [out], _options(b, "Pad"), version_of("PAD", x))
     else:
         value = b.const(f"{node.name}/pad_value", np.asarray([fill], x.dtype), x.quant)
         b.op(
@@ -149,7 +101,7 @@ def _pad(b: ModelBuilder, node: Node, x: Tensor, padding: Any, fill: float | Non
             [b.tensor(x.name), pads, value],
             [out],
             _options(b, "PadV2"),
-            _version("PADV2", x),
+            version_of("PADV2", x),
         )
     return out
 
@@ -193,7 +145,7 @@ def _conv(b: ModelBuilder, node: Node) -> None:
         "dilationWFactor": dw,
         "fusedActivationFunction": _activation(node),
     }
-    version = _version(node.type, x)
+    version = version_of(node.type, x)
     if node.type == "DEPTHWISE_CONV_2D":
         options = _options(b, "DepthwiseConv2D", depthMultiplier=w.shape[3] // x.shape[3], **fields)
         if (dh, dw) != (1, 1):
@@ -234,7 +186,7 @@ def _transpose_conv(b: ModelBuilder, node: Node) -> None:
         fusedActivationFunction=_activation(node),
     )
     weights = _weights_and_bias(b, node)
-    version = _version(node.type, x)
+    version = version_of(node.type, x)
     if len(weights) > 1:
         version = 3
     if _activation(node):
@@ -251,7 +203,7 @@ def _transpose_conv(b: ModelBuilder, node: Node) -> None:
 def _fully_connected(b: ModelBuilder, node: Node) -> None:
     x, w = _x(b, node), _x(b, node, 1)
     inputs = [b.tensor(x.name), *_weights_and_bias(b, node)]
-    version = _version(node.type, x)
+    version = version_of(node.type, x)
     if node.attrs["keep_num_dims"]:
         version = max(version, 5)
     if len(inputs) == 2:
@@ -272,7 +224,7 @@ def _batch_matmul(b: ModelBuilder, node: Node) -> None:
     options = _options(
         b, "BatchMatMul", adjX=bool(node.attrs["adj_x"]), adjY=bool(node.attrs["adj_y"])
     )
-    b.op(node.type, _ins(b, node), _outs(b, node), options, _version(node.type, _x(b, node)))
+    b.op(node.type, _ins(b, node), _outs(b, node), options, version_of(node.type, _x(b, node)))
 
 
 # -- pooling and reductions --------------------------------------------------------------------
@@ -301,21 +253,21 @@ def _pool(b: ModelBuilder, node: Node) -> None:
         filterWidth=kernel[1],
         fusedActivationFunction=_activation(node),
     )
-    b.op(node.type, [source], _outs(b, node), options, _version(node.type, x))
+    b.op(node.type, [source], _outs(b, node), options, version_of(node.type, x))
 
 
 def _reduce(b: ModelBuilder, node: Node) -> None:
     x = _x(b, node)
     axes = b.ints(f"{node.name}/axes", list(node.attrs["axes"]))
     options = _options(b, "Reducer", keepDims=bool(node.attrs["keep_dims"]))
-    b.op(node.type, [b.tensor(x.name), axes], _outs(b, node), options, _version(node.type, x))
+    b.op(node.type, [b.tensor(x.name), axes], _outs(b, node), options, version_of(node.type, x))
 
 
 def _arg_max(b: ModelBuilder, node: Node) -> None:
     x, out = _x(b, node), b.graph.tensor(node.outputs[0])
     axis = b.ints(f"{node.name}/axis", node.attrs["axis"])
     options = _options(b, "ArgMax", outputType={"int32": 2, "int64": 4}[out.dtype])
-    b.op("ARG_MAX", [b.tensor(x.name), axis], _outs(b, node), options, _version("ARG_MAX", x))
+    b.op("ARG_MAX", [b.tensor(x.name), axis], _outs(b, node), options, version_of("ARG_MAX", x))
 
 
 # -- element by element ------------------------------------------------------------------------
@@ -327,7 +279,7 @@ def _arithmetic(b: ModelBuilder, node: Node) -> None:
     if node.type in ("ADD", "SUB"):
         fields["potScaleInt16"] = False
     options = _options(b, node.type.capitalize(), **fields)
-    b.op(node.type, _ins(b, node), _outs(b, node), options, _version(node.type, x))
+    b.op(node.type, _ins(b, node), _outs(b, node), options, version_of(node.type, x))
 
 
 def _plain(options_name: str | None = None) -> Handler:
@@ -335,7 +287,7 @@ def _plain(options_name: str | None = None) -> Handler:
 
     def handler(b: ModelBuilder, node: Node) -> None:
         options = None if options_name is None else _options(b, options_name)
-        version = _version(node.type, _x(b, node))
+        version = version_of(node.type, _x(b, node))
         b.op(node.type, _ins(b, node), _outs(b, node), options, version)
 
     return handler
@@ -343,17 +295,19 @@ def _plain(options_name: str | None = None) -> Handler:
 
 def _softmax(b: ModelBuilder, node: Node) -> None:
     options = _options(b, "Softmax", beta=float(node.attrs["beta"]))
-    b.op("SOFTMAX", _ins(b, node), _outs(b, node), options, _version("SOFTMAX", _x(b, node)))
+    b.op("SOFTMAX", _ins(b, node), _outs(b, node), options, version_of("SOFTMAX", _x(b, node)))
 
 
 def _leaky_relu(b: ModelBuilder, node: Node) -> None:
     options = _options(b, "LeakyRelu", alpha=float(node.attrs["alpha"]))
-    b.op("LEAKY_RELU", _ins(b, node), _outs(b, node), options, _version("LEAKY_RELU", _x(b, node)))
+    b.op(
+        "LEAKY_RELU", _ins(b, node), _outs(b, node), options, version_of("LEAKY_RELU", _x(b, node))
+    )
 
 
 def _gelu(b: ModelBuilder, node: Node) -> None:
     options = _options(b, "Gelu", approximate=bool(node.attrs["approximate"]))
-    b.op("GELU", _ins(b, node), _outs(b, node), options, _version("GELU", _x(b, node)))
+    b.op("GELU", _ins(b, node), _outs(b, node), options, version_of("GELU", _x(b, node)))
 
 
 def _layer_norm(b: ModelBuilder, node: Node) -> None:
@@ -394,7 +348,7 @@ def _concatenation(b: ModelBuilder, node: Node) -> None:
     options = _options(
         b, "Concatenation", axis=node.attrs["axis"], fusedActivationFunction=_activation(node)
     )
-    b.op(node.type, _ins(b, node), _outs(b, node), options, _version(node.type, _x(b, node)))
+    b.op(node.type, _ins(b, node), _outs(b, node), options, version_of(node.type, _x(b, node)))
 
 
 def _pad_node(b: ModelBuilder, node: Node) -> None:
@@ -402,7 +356,7 @@ def _pad_node(b: ModelBuilder, node: Node) -> None:
     inputs = [b.tensor(x.name), b.ints(f"{node.name}/paddings", node.attrs["paddings"])]
     value = float(node.attrs["value"])
     if value == 0:
-        b.op("PAD", inputs, _outs(b, node), _options(b, "Pad"), _version("PAD", x))
+        b.op("PAD", inputs, _outs(b, node), _options(b, "Pad"), version_of("PAD", x))
         return
     stored: float = value
     if not x.is_float:
@@ -413,7 +367,7 @@ def _pad_node(b: ModelBuilder, node: Node) -> None:
         info = np.iinfo(x.dtype)
         stored = int(np.clip(np.rint(value / x.quant.s) + x.quant.zp, info.min, info.max))
     inputs.append(b.const(f"{node.name}/value", np.asarray([stored], x.dtype), x.quant))
-    b.op("PADV2", inputs, _outs(b, node), _options(b, "PadV2"), _version("PADV2", x))
+    b.op("PADV2", inputs, _outs(b, node), _options(b, "PadV2"), version_of("PADV2", x))
 
 
 def _reshape(b: ModelBuilder, node: Node) -> None:
@@ -430,7 +384,7 @@ def _squeeze(b: ModelBuilder, node: Node) -> None:
 def _transpose(b: ModelBuilder, node: Node) -> None:
     x = _x(b, node)
     inputs = [b.tensor(x.name), b.ints(f"{node.name}/perm", node.attrs["perm"])]
-    version = _version("TRANSPOSE", x)
+    version = version_of("TRANSPOSE", x)
     b.op("TRANSPOSE", inputs, _outs(b, node), _options(b, "Transpose"), version)
 
 
@@ -462,7 +416,7 @@ def _slice(
         b.ints(f"{node.name}/strides", list(strides)),
     ]
     options = _options(b, "StridedSlice", endMask=sum(1 << i for i in down), shrinkAxisMask=shrink)
-    b.op("STRIDED_SLICE", inputs, [target], options, _version("STRIDED_SLICE", like))
+    b.op("STRIDED_SLICE", inputs, [target], options, version_of("STRIDED_SLICE", like))
 
 
 def _split(b: ModelBuilder, node: Node) -> None:
@@ -472,11 +426,11 @@ def _split(b: ModelBuilder, node: Node) -> None:
     if len(set(sizes)) == 1:
         options = _options(b, "Split", numSplits=len(sizes))
         inputs = [axis, b.tensor(x.name)]
-        b.op("SPLIT", inputs, _outs(b, node), options, _version("SPLIT", x))
+        b.op("SPLIT", inputs, _outs(b, node), options, version_of("SPLIT", x))
         return
     inputs = [b.tensor(x.name), b.ints(f"{node.name}/sizes", sizes), axis]
     options = _options(b, "SplitV", numSplits=len(sizes))
-    b.op("SPLIT_V", inputs, _outs(b, node), options, _version("SPLIT_V", x))
+    b.op("SPLIT_V", inputs, _outs(b, node), options, version_of("SPLIT_V", x))
 
 
 def _resize(b: ModelBuilder, node: Node) -> None:
@@ -486,7 +440,7 @@ def _resize(b: ModelBuilder, node: Node) -> None:
         "alignCorners": bool(node.attrs["align_corners"]),
         "halfPixelCenters": bool(node.attrs["half_pixel_centers"]),
     }
-    version = _version(node.type, x)
+    version = version_of(node.type, x)
     if any(fields.values()):
         version = max(version, 3)
     inputs = [b.tensor(x.name), b.ints(f"{node.name}/size", list(node.attrs["size"]))]
@@ -497,12 +451,12 @@ def _gather(b: ModelBuilder, node: Node) -> None:
     x = _x(b, node)
     inputs = [b.tensor(x.name), b.ints(f"{node.name}/indices", list(node.attrs["indices"]))]
     options = _options(b, "Gather", axis=node.attrs["axis"])
-    b.op("GATHER", inputs, _outs(b, node), options, _version("GATHER", x))
+    b.op("GATHER", inputs, _outs(b, node), options, version_of("GATHER", x))
 
 
 def _dequantize(b: ModelBuilder, node: Node) -> None:
     x = _x(b, node)
-    version = _version("DEQUANTIZE", x)
+    version = version_of("DEQUANTIZE", x)
     if x.quant is not None and x.quant.is_per_channel:
         version = 5
     b.op("DEQUANTIZE", _ins(b, node), _outs(b, node), _options(b, "Dequantize"), version)

@@ -22,6 +22,11 @@ _MAX_TENSORS_OF_ONE = 10_000  # inputs and outputs of an operator, or of the mod
 _CUSTOM = 32
 
 
+def brief(name: str) -> str:
+    """A tensor's name, cut to what fits into a sentence."""
+    return name if len(name) <= 60 else f"{name[:57]}..."
+
+
 @dataclass(frozen=True)
 class RawTensor:
     """shape: as stored; dynamic: the axes that are -1 in the signature; data: None when it is an
@@ -39,6 +44,11 @@ class RawTensor:
     quant: QuantParams | None
     data: np.ndarray | None
     problem: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name for messages; converters join the names of all that they fused."""
+        return brief(self.name)
 
     @property
     def empty(self) -> bool:
@@ -166,7 +176,7 @@ def _tensor(index: int, t: Table, buffers: list[np.ndarray], taken: set[str]) ->
     taken.add(name)
     shape = t.ints(4)
     if len(shape) > _MAX_RANK or min(shape, default=0) < 0:
-        raise FormatError(f"tensor '{name}' has the shape {list(shape)[: _MAX_RANK + 1]}")
+        raise FormatError(f"tensor '{brief(name)}' has the shape {list(shape)[: _MAX_RANK + 1]}")
     problem = _problem(t)
     if problem is not None:
         return RawTensor(index, name, shape, (), "", None, None, problem)
@@ -176,23 +186,27 @@ def _tensor(index: int, t: Table, buffers: list[np.ndarray], taken: set[str]) ->
         elements *= d
     nbytes = elements * np.dtype(dtype).itemsize
     if nbytes > _MAX_TENSOR_BYTES:
-        raise FormatError(f"tensor '{name}' of shape {list(shape)} would take {nbytes} bytes")
+        raise FormatError(
+            f"tensor '{brief(name)}' of shape {list(shape)} would take {nbytes} bytes"
+        )
     signature = t.ints(18)
     if signature and len(signature) != len(shape):
-        raise FormatError(f"tensor '{name}' has a shape signature of another rank than its shape")
+        raise FormatError(
+            f"tensor '{brief(name)}' has a shape signature of another rank than its shape"
+        )
     where = t.scalar(8, "I", 0)
     if where >= len(buffers) and where != 0:
-        raise FormatError(f"tensor '{name}' names buffer {where} of {len(buffers)}")
+        raise FormatError(f"tensor '{brief(name)}' names buffer {where} of {len(buffers)}")
     raw = buffers[where] if where else np.empty(0, np.uint8)
     data = None
     if raw.size:
         if raw.size != nbytes:
             raise FormatError(
-                f"tensor '{name}' ({dtype}{list(shape)}) needs {nbytes} bytes "
+                f"tensor '{brief(name)}' ({dtype}{list(shape)}) needs {nbytes} bytes "
                 f"but its buffer has {raw.size}"
             )
         if dtype == "bool" and raw.max() > 1:
-            raise FormatError(f"tensor '{name}' is bool but holds other values than 0 and 1")
+            raise FormatError(f"tensor '{brief(name)}' is bool but holds other values than 0 and 1")
         data = raw.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
     dynamic = tuple(i for i, d in enumerate(signature) if d < 0)
     return RawTensor(index, name, shape, dynamic, dtype, _quant(t, name, dtype, shape), data)
@@ -226,19 +240,23 @@ def _quant(t: Table, name: str, dtype: str, shape: tuple[int, ...]) -> QuantPara
     if scale.size == 0 or dtype in ("float32", "float16", "bool"):
         return None
     if not np.all(np.isfinite(scale)) or np.any(scale <= 0):
-        raise FormatError(f"tensor '{name}' has a scale that is not a positive finite number")
+        raise FormatError(
+            f"tensor '{brief(name)}' has a scale that is not a positive finite number"
+        )
     if zero.size == 0:
         zero = np.zeros(scale.size, np.int64)
     if zero.size not in (1, scale.size):
-        raise FormatError(f"tensor '{name}' has {scale.size} scales but {zero.size} zero points")
+        raise FormatError(
+            f"tensor '{brief(name)}' has {scale.size} scales but {zero.size} zero points"
+        )
     info = np.iinfo("int32" if dtype == "int64" else dtype)
     if np.any(zero < info.min) or np.any(zero > info.max):
-        raise FormatError(f"tensor '{name}' has a zero point that {dtype} cannot hold")
+        raise FormatError(f"tensor '{brief(name)}' has a zero point that {dtype} cannot hold")
     if scale.size == 1:
         return QuantParams(scale, zero.astype(np.int32))
     if not 0 <= axis < len(shape) or shape[axis] != scale.size:
         raise FormatError(
-            f"tensor '{name}' of shape {list(shape)} has {scale.size} scales along axis {axis}"
+            f"tensor '{brief(name)}' of shape {list(shape)} has {scale.size} scales along axis {axis}"
         )
     return QuantParams(scale, zero.astype(np.int32), axis)
 

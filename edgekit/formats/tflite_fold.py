@@ -84,7 +84,7 @@ def _dequantize(r: Reader, op: RawOperator, x: np.ndarray) -> np.ndarray:
 
 
 def _target_shape(op: RawOperator, x: Values) -> list[int]:
-    from edgekit.formats.tflite_nodes import few
+    from edgekit.formats.tflite_checks import few
 
     if len(x) > 1:
         return [int(d) for d in x[1].reshape(-1)]
@@ -103,7 +103,7 @@ def _expand_dims(r: Reader, op: RawOperator, x: Values) -> Values:
 
 
 def _squeeze(r: Reader, op: RawOperator, x: Values) -> Values:
-    from edgekit.formats.tflite_nodes import few
+    from edgekit.formats.tflite_checks import few
 
     options = op.options("Squeeze")
     if options is None or options.SqueezeDimsLength() == 0:
@@ -119,7 +119,7 @@ def _transpose(r: Reader, op: RawOperator, x: Values) -> Values:
 
 
 def _strided_slice(r: Reader, op: RawOperator, x: Values) -> Values:
-    from edgekit.formats.tflite_nodes import resolve_slice
+    from edgekit.formats.tflite_movement import resolve_slice
 
     spec = [[int(v) for v in x[k].reshape(-1)] for k in (1, 2, 3)]
     s = resolve_slice(op, x[0].shape, spec[0], spec[1], spec[2])

@@ -55,9 +55,9 @@ class Reader:
         changed = False
         for r in raws:
             if r.problem is not None:
-                raise UnsupportedError(f"the input '{r.name}' {r.problem}")
+                raise UnsupportedError(f"the input '{r.label}' {r.problem}")
             if r.data is not None:
-                raise FormatError(f"the input '{r.name}' is a constant")
+                raise FormatError(f"the input '{r.label}' is a constant")
             shape = self._input_shape(r, given.get(r.name))
             changed |= shape != r.shape or bool(r.dynamic)
             self._shapes[r.index] = shape
@@ -71,19 +71,19 @@ class Reader:
         if given is not None:
             if len(given) != len(r.shape) or min(given, default=1) < 1:
                 raise InputError(
-                    f"input '{r.name}' has {len(r.shape)} dimensions; "
+                    f"input '{r.label}' has {len(r.shape)} dimensions; "
                     f"the shape {list(given)} does not fit"
                 )
             return tuple(given)
         free = [i for i in r.dynamic if i != 0]
         if free:
             raise UnsupportedError(
-                f"input '{r.name}' has dynamic dimensions {free}; give its shape, "
+                f"input '{r.label}' has dynamic dimensions {free}; give its shape, "
                 f"such as {r.name}={','.join(str(max(d, 1)) for d in r.shape)}"
             )
         shape = tuple(1 if i in r.dynamic else d for i, d in enumerate(r.shape))
         if min(shape, default=1) < 1:
-            raise FormatError(f"the input '{r.name}' has the shape {list(shape)}")
+            raise FormatError(f"the input '{r.label}' has the shape {list(shape)}")
         return shape
 
     # -- looking -------------------------------------------------------------------------------
@@ -134,12 +134,12 @@ class Reader:
             return r.name
         const = self.const(index) if data is None else data
         if const is None:
-            raise FormatError(f"tensor '{r.name}' is read before anything produces it")
+            raise FormatError(f"tensor '{r.label}' is read before anything produces it")
         self._spend(const.nbytes)
         if const.size == 0:
-            raise FormatError(f"the constant '{r.name}' is empty")
+            raise FormatError(f"the constant '{r.label}' is empty")
         if const.dtype.kind == "f" and not np.all(np.isfinite(const)):
-            raise FormatError(f"the constant '{r.name}' holds values that are not finite numbers")
+            raise FormatError(f"the constant '{r.label}' holds values that are not finite numbers")
         quant = r.quant if const.dtype == np.dtype(r.dtype) else None
         self.graph.tensors[r.name] = Tensor(r.name, const.shape, str(const.dtype), quant, const)
         return r.name
@@ -212,7 +212,7 @@ class Reader:
             try:
                 for i in (*op.inputs, *op.outputs):
                     if i >= 0 and (problem := self.raw(i).problem) is not None:
-                        raise NotSupported(f"tensor '{self.raw(i).name}' {problem}")
+                        raise NotSupported(f"tensor '{self.raw(i).label}' {problem}")
                 if not fold(self, op):
                     add_operator(self, op)
             except NotSupported as e:
@@ -221,7 +221,7 @@ class Reader:
             self._refuse()
         for o in self.model.outputs:
             if (problem := self.raw(o).problem) is not None:
-                raise UnsupportedError(f"the output '{self.raw(o).name}' {problem}")
+                raise UnsupportedError(f"the output '{self.raw(o).label}' {problem}")
         self.graph.outputs = tuple(self.value(o) for o in self.model.outputs)
         return self.graph
 
@@ -231,11 +231,13 @@ class Reader:
             known = i < 0 or i in self._available or self.raw(i).problem is not None
             if not known and self.const(i) is None:
                 raise FormatError(
-                    f"{op.name} reads tensor '{self.raw(i).name}' before anything produces it"
+                    f"{op.name} reads tensor '{self.raw(i).label}' before anything produces it"
                 )
         for o in op.outputs:
             if o in self._available or self.raw(o).data is not None:
-                raise FormatError(f"tensor '{self.raw(o).name}' is written by {op.name} and before")
+                raise FormatError(
+                    f"tensor '{self.raw(o).label}' is written by {op.name} and before"
+                )
 
     def _give_up(self, op: RawOperator, reason: str) -> None:
         """Note an operator that cannot be represented; what follows takes the declared shapes."""
