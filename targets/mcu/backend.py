@@ -123,7 +123,7 @@ class McuBackend:
         plan = plan_memory(graph, calls)
         source = codegen.generate(graph, calls, plan)
         constants = sum(source.const_bytes)
-        _check_fit(target, mcu, constants, plan.arena_bytes + mcu.config.stack_bytes)
+        _check_fit(target, mcu, constants, plan.arena_bytes + mcu.config.stack_bytes, "at least ")
 
         say("writing C")
         project = write_project(out, graph, calls, source, mcu)
@@ -227,7 +227,7 @@ def _check_engine(engine: str) -> None:
         raise InputError(f"family 'mcu' has no engine '{engine}'; it has: {ENGINE}")
 
 
-def _check_fit(target: Target, mcu: McuTarget, flash: int, ram: int) -> None:
+def _check_fit(target: Target, mcu: McuTarget, flash: int, ram: int, bound: str = "") -> None:
     fits = (_Fit("flash", flash, mcu.flash_bytes), _Fit("RAM", ram, mcu.ram_bytes))
     if all(f.ok for f in fits):
         return
@@ -237,7 +237,7 @@ def _check_fit(target: Target, mcu: McuTarget, flash: int, ram: int) -> None:
         for f in fits
         if f.available is not None
     )
-    raise DoesNotFitError(f"the model does not fit {target.name}: it needs {text}")
+    raise DoesNotFitError(f"the model does not fit {target.name}: it needs {bound}{text}")
 
 
 def _plan_rows(

@@ -107,7 +107,9 @@ def _literals(data: np.ndarray) -> list[str]:
 
 
 def _rows(literals: Sequence[str]) -> list[str]:
-    rows, row, width = [], [], 0
+    rows: list[str] = []
+    row: list[str] = []
+    width = 0
     for text in literals:
         if width + len(text) + 1 > _PER_LINE and row:
             rows.append(",".join(row) + ",")
@@ -134,7 +136,8 @@ def is_alias(graph: Graph, node: Node, plan: Plan) -> bool:
         return False
     source, result = node.inputs[0], node.outputs[0]
     return (
-        source in plan.offsets
+        source is not None
+        and source in plan.offsets
         and plan.offsets[source] == plan.offsets[result]
         and graph.tensor(source).dtype == graph.tensor(result).dtype
     )
@@ -289,7 +292,7 @@ def _tensor_macros(prefix: str, t: Tensor) -> list[str]:
     ]
 
 
-def _model(  # noqa: PLR0917
+def _model(
     graph: Graph,
     plan: Plan,
     headers: Sequence[str],

@@ -64,7 +64,8 @@ class Plan:
 
     def to_json(self) -> list[dict[str, object]]:
         """Buffers for the manifest's memory map, by offset."""
-        rows = [
+        order = sorted(self.buffers, key=lambda b: (self.buffer_offsets[b.name], b.first, b.name))
+        return [
             {
                 "name": b.name,
                 "offset": self.buffer_offsets[b.name],
@@ -73,14 +74,13 @@ class Plan:
                 "last": b.last,
                 "tensors": list(b.tensors),
             }
-            for b in self.buffers
+            for b in order
         ]
-        return sorted(rows, key=lambda r: (r["offset"], r["first"], r["name"]))  # type: ignore[arg-type,return-value]
 
 
 def lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
     """Activation -> (first, last) step at which its bytes must stand."""
-    life = {name: (-1, -1) for name in graph.inputs}
+    life = dict.fromkeys(graph.inputs, (-1, -1))
     for step, node in enumerate(graph.nodes):
         for o in node.outputs:
             life[o] = (step, step)

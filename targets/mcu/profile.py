@@ -14,7 +14,8 @@ from edgekit.targets.base import LayerProfile, Profile
 
 INVOKE = "edgekit_model_invoke"
 END = "ek_marker_end"
-HOST_REPEATS = 30
+HOST_REPEATS = (3, 50)  #: fewest and most timed inferences
+HOST_BUDGET_NS = 1_000_000_000
 
 
 def runner_error(text: str) -> DeviceError:
@@ -178,10 +179,12 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
     for name in (details["program"], details["trace_program"]):
         device.push(artifact.file(name), name)
     device.push_bytes(data, "in.bin")
-    args = ("time", "in.bin", str(HOST_REPEATS))
-    totals = _numbers(execute(device, details["program"], args).stdout, "total_ns")
-    if not totals:
+    once = _numbers(execute(device, details["program"], ("time", "in.bin", "1")).stdout, "total_ns")
+    if not once:
         raise runner_error("timed nothing")
+    repeats = int(np.clip(HOST_BUDGET_NS // max(1, once[0]), HOST_REPEATS[0], HOST_REPEATS[1]))
+    args = ("time", "in.bin", str(repeats))
+    totals = _numbers(execute(device, details["program"], args).stdout, "total_ns")
     traced = execute(device, details["trace_program"], args).stdout
     which, spent = _numbers(traced, "layer"), _numbers(traced, "layer_ns")
     rows = manifest["plan"]
@@ -189,10 +192,10 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
     for layer, ns in zip(which, spent, strict=True):
         per_layer[layer].append(ns)
     layers = []
-    for row, ns in zip(rows, per_layer, strict=True):
+    for row, stamps in zip(rows, per_layer, strict=True):
         # A layer with several outputs is stamped once for each: add the parts up.
-        parts = max(1, len(ns) // HOST_REPEATS)
-        runs = np.asarray(ns[: parts * HOST_REPEATS], np.float64).reshape(-1, parts).sum(axis=1)
+        parts = max(1, len(stamps) // repeats)
+        runs = np.asarray(stamps[: parts * repeats], np.float64).reshape(-1, parts).sum(axis=1)
         layers.append(_layer(row, time_ms=float(np.median(runs)) / 1e6 if runs.size else 0.0))
     return Profile(
         device=device.name,
@@ -207,7 +210,7 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
         kinds={"latency_ms": "measured", "time_ms": "measured"},
         tools=dict(manifest["tools"]),
         details={
-            "repeats": HOST_REPEATS,
+            "repeats": repeats,
             "latency_ms_min": min(totals) / 1e6,
             "latency_ms_max": max(totals) / 1e6,
             "device": dict(device.info().details),

@@ -5,7 +5,8 @@ Layout below the artifact folder::
     include/edgekit_model.h      the interface
     src/edgekit_model.c          layers and memory; src/edgekit_weights.{c,h}: constants
     kernels/...                  the kernels used, and their headers, nothing else
-    runtime/...                  what runs it on a virtual device (not needed in a product)
+    runtime/...                  what runs it on a virtual device (not needed in a product), with
+                                 the linker script it was linked by
     CMakeLists.txt, README.txt
     firmware.elf, firmware_trace.elf  (host: runner, runner_trace)
 """
@@ -71,9 +72,7 @@ def write_project(
     for name in headers:
         files[f"kernels/include/{name}"] = (root / "include" / name).read_text("utf-8")
     runtime = ["runner.c", "ek_io.h"]
-    runtime += (
-        ["io_host.c"] if target.is_host else ["io_semihosting.c", "startup.c", "ek_rt.c", "link.ld"]
-    )
+    runtime += ["io_host.c"] if target.is_host else ["io_semihosting.c", "startup.c", "ek_rt.c"]
     if not target.is_host:
         runtime.append("include/string.h")
     for name in runtime:
@@ -191,7 +190,8 @@ def build_firmware(
     compiler: Compiler,
     optimize: Optimize,
 ) -> list[str]:
-    """Compile and link ``firmware.elf`` and ``firmware_trace.elf`` in ``out``; their names."""
+    """Compile and link ``firmware.elf`` and ``firmware_trace.elf`` in ``out``; the names of the
+    new files: these two first, then the linker script."""
     assert target.virtual is not None and target.toolchain is not None
     freestanding = ("runtime/include", *_INCLUDES)
     units = [
@@ -206,7 +206,7 @@ def build_firmware(
     script = link_script(
         LINK_MAPS[target.virtual.map], const_bytes, 96 * 1024, plan.arena_bytes + 1024
     )
-    (out / "build" / "link.ld").write_text(script, "utf-8")
+    (out / "runtime/link.ld").write_text(script, "utf-8", newline="\n")
     common = [
         "build/startup.o",
         "build/io.o",
@@ -219,7 +219,7 @@ def build_firmware(
         ("firmware_trace.elf", ["build/runner_trace.o", "build/model_trace.o"]),
     ):
         objects = [*own, *common]
-        flags = ("-T", "build/link.ld")
+        flags = ("-T", "runtime/link.ld")
         try:
             compiler.link_program(out, objects, name, flags)
         except ToolchainError as e:
@@ -231,7 +231,7 @@ def build_firmware(
             compiler.link_program(out, [*objects, "build/libcompiler_rt.a"], name, flags)
         names.append(name)
     shutil.rmtree(out / "build")
-    return names
+    return [*names, "runtime/link.ld"]
 
 
 _RT_FLAGS = {

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ _COMMON = (
     "-ffp-contract=off",
     "-g0",
 )
-_OPT: Mapping[str, str] = {"speed": "-O2", "size": "-Os", "ram": "-O2"}
+_OPT: Mapping[str, str] = {"speed": "-O3", "size": "-Os", "ram": "-O2"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def _make_parent(path: Path) -> None:
 
 def _run(command: Sequence[str], folder: Path, what: str) -> str:
     """stdout. On failure the whole log goes to the exception's ``log`` attribute."""
-    env = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0", "ZIG_LOCAL_CACHE_DIR": _local()}
+    env = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
+    env["ZIG_GLOBAL_CACHE_DIR"] = env["ZIG_LOCAL_CACHE_DIR"] = str(cache_dir())
     try:
         done = subprocess.run(
             list(command),
@@ -135,13 +137,24 @@ def _run(command: Sequence[str], folder: Path, what: str) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def _local() -> str:
-    """zig keeps a local cache beside its global one instead of littering the project folder."""
-    base = os.environ.get("ZIG_GLOBAL_CACHE_DIR")
-    if base:
-        return base
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return str(home / "zig")
+@cache
+def cache_dir() -> Path:
+    """zig's cache, both of them: the local one would otherwise litter the project folder. Below the
+    temporary folder where the user's cache cannot be written."""
+    given = os.environ.get("ZIG_GLOBAL_CACHE_DIR")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    place = Path(base) / "zig"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if os.access(place, os.W_OK):
+            return place
+    except OSError:
+        pass
+    return (
+        Path(tempfile.gettempdir()) / f"edgekit-zig-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    )
 
 
 def first_error_line(log: str) -> str:
@@ -293,12 +306,14 @@ def host_compiler(choice: str = "auto") -> Compiler:
     """The compiler for this machine: ``cc`` where there is one, else zig."""
     _need("host")
     cc = shutil.which("cc") or shutil.which("gcc")
+    command: tuple[str, ...]
+    extra: tuple[str, ...]
     if choice == "zig" or (cc is None and choice == "auto"):
         _need("zig")
         zig = zig_program()
         assert zig is not None
         command, name, version = (zig, "cc"), "zig", _version(zig, "version")
-        extra: tuple[str, ...] = ("-fno-sanitize=all",)
+        extra = ("-fno-sanitize=all",)
     elif cc is not None and choice in ("auto", "gcc", "cc"):
         command, name, version = (cc,), "cc", _version(cc, "-dumpfullversion", "-dumpversion")
         extra = ()
@@ -326,7 +341,7 @@ def runtime_library(toolchain: Toolchain) -> Path:
     compiler = _zig_arm(toolchain)
     target = compiler.flags[0].removeprefix("--target=")
     cpu = compiler.flags[1].removeprefix("-mcpu=")
-    folder = Path(_local()) / "edgekit" / f"{compiler.version}-{target}-{cpu}"
+    folder = cache_dir() / "edgekit" / f"{compiler.version}-{target}-{cpu}"
     library = folder / "libcompiler_rt.a"
     if library.is_file():
         return library
