@@ -135,7 +135,7 @@ def weights(
     if not per_channel:
         return Tensor("w", tuple(shape), "int8", QuantParams.per_tensor(s, 0), data)
     spread = [s * 2.0 ** rng.uniform(-3, 0) for _ in range(shape[axis])]
-    if chance(rng, 0.1):
+    if shape[axis] > 1 and chance(rng, 0.1):
         spread[0] = s * 2.0**-25  # flushed, or nearly flushed, to zero
     return Tensor("w", tuple(shape), "int8", QuantParams.per_channel(spread, axis), data)
 
@@ -188,7 +188,7 @@ def linear_out(
         worst += float(np.abs(b.data).max())
     top = float(w.quant.scale.max()) * x.quant.s
     limit = 2.0**29 if dtype == "int8" else 2.0**22
-    s = max(s, top * worst / limit, 1e-12) if dtype == "int8" else max(s, top / 64)
+    s = max(s, top * worst / limit if dtype == "int8" else top / 64, 1e-8)
     return act_quant(rng, dtype, s)
 
 
