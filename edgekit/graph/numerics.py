@@ -172,7 +172,7 @@ def requantize(
     the output's integers. wide: use the 64-bit accumulator arithmetic (int16 activations).
     """
     scale = multiply_by_quantized_multiplier_int64 if wide else multiply_by_quantized_multiplier
-    out = scale(acc, mult, shift)
+    out = np.asarray(scale(acc, mult, shift))  # NumPy makes scalars of 0-d arrays
     out += zero_point
     np.maximum(out, limits[0], out=out)
     np.minimum(out, limits[1], out=out)
