@@ -156,9 +156,15 @@ def plain_names(g: Graph) -> None:
     """``x~~nhwc`` becomes ``x`` where that name is free."""
     renamed: dict[str, str] = {}
     used = set(g.tensors)
-    for name in list(g.tensors):
+    for name in [*g.outputs, *list(g.tensors)[::-1]]:  # of several, the last one made
         base = name.split(HIDDEN)[0]
-        if HIDDEN in name and base and base not in used and name not in g.inputs:
+        if (
+            HIDDEN in name
+            and base
+            and base not in used
+            and name not in g.inputs
+            and name not in renamed
+        ):
             used.add(base)
             renamed[name] = base
     if not renamed:
