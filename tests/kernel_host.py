@@ -57,8 +57,8 @@ def plain_core() -> Target:
         description="Cortex-M0+",
         board="none",
         source="test",
-        cores=(Core(name="cortex-m0plus", isa="armv6-m", clock_hz=1),),
-        memories=(Memory(name="flash", role="flash", size=1 << 20),),
+        cores=(Core(name="cortex-m0plus", isa="armv6-m", count=1, clock_hz=1),),
+        memories=(Memory(name="flash", role="flash", size=1 << 20, wait_states=0),),
     )
 
 

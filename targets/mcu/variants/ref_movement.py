@@ -134,44 +134,56 @@ def _table(src: Tensor, dst: Tensor, limits: tuple[int, int]) -> np.ndarray | No
     return None if np.array_equal(y, q) else y
 
 
-def _concatenation(node: Node, graph: Graph) -> KernelCall:
-    y = output(node, graph)
+def _parts(node: Node, graph: Graph) -> list[Tensor]:
     parts = [required(node, graph, i) for i in range(len(node.inputs))]
     for t in parts:
-        _item(t, y)
-    outer, rows = _rows(parts, int(node.attrs["axis"]))
+        _item(t, output(node, graph))
+    return parts
+
+
+def _pointers(ctype: str, name: str, values: Sequence[str]) -> str:
+    """A C array of pointers, as part of a call template."""
+    return f"{ctype} const {name}[] = {{{{ {', '.join(values)} }}}};"
+
+
+def _concat(node: Node, graph: Graph) -> KernelCall:
+    y, parts = output(node, graph), _parts(node, graph)
+    for t in parts:
+        if t.quant is not None and y.quant is not None and not t.quant.same_as(y.quant):
+            raise UnsupportedError(f"'{t.name}' and '{y.name}' differ in scale or zero point")
     activation = node.attr("activation", "NONE")
-    plain = activation == "NONE" and all(
-        t.quant is None or y.quant is None or t.quant.same_as(y.quant) for t in parts
+    if activation != "NONE":
+        raise UnsupportedError(f"a fused {activation}; the kernel moves bytes unchanged")
+    outer, rows = _rows(parts, int(node.attrs["axis"]))
+    inputs = _pointers("const void *", "inputs", [f"{{in{k}}}" for k in range(len(parts))])
+    return KernelCall(
+        variant="concat_ref",
+        sources=("ref/concat_ref.c",),
+        header=HEADER,
+        call=f"{inputs} ek_concat_ref(inputs, {{c.rows}}, {len(parts)}, {outer}, {{out0}});",
+        consts=(rows,),
     )
-    n = len(parts)
-    inputs = ", ".join(f"{{in{k}}}" for k in range(n))
-    if plain:
-        return KernelCall(
-            variant="concat_ref",
-            sources=("ref/concat_ref.c",),
-            header=HEADER,
-            call=f"const void *const inputs[] = {{{{ {inputs} }}}}; "
-            f"ek_concat_ref(inputs, {{c.rows}}, {n}, {outer}, {{out0}});",
-            consts=(rows,),
-        )
+
+
+def _concat_lut(node: Node, graph: Graph) -> KernelCall:
+    y, parts = output(node, graph), _parts(node, graph)
     for t in (*parts, y):
         int8(t)
-    limits = nm.activation_range(activation, y.quant, "int8")
-    consts = [rows]
-    tables = []
+    limits = nm.activation_range(node.attr("activation", "NONE"), y.quant, "int8")
+    outer, rows = _rows(parts, int(node.attrs["axis"]))
+    consts, tables = [rows], []
     for k, t in enumerate(parts):
         table = _table(t, y, limits)
         tables.append("NULL" if table is None else f"{{c.table{k}}}")
         if table is not None:
             consts.append(ConstArray(f"table{k}", "int8_t", table, align=1))
+    inputs = _pointers("const int8_t *", "inputs", [f"{{in{k}}}" for k in range(len(parts))])
     return KernelCall(
         variant="concat_s8_lut_ref",
         sources=("ref/concat_s8_lut_ref.c",),
         header=HEADER,
-        call=f"const int8_t *const inputs[] = {{{{ {inputs} }}}}; "
-        f"const int8_t *const tables[] = {{{{ {', '.join(tables)} }}}}; "
-        f"ek_concat_s8_lut_ref(inputs, tables, {{c.rows}}, {n}, {outer}, {{out0}});",
+        call=f"{inputs} {_pointers('const int8_t *', 'tables', tables)} "
+        f"ek_concat_s8_lut_ref(inputs, tables, {{c.rows}}, {len(parts)}, {outer}, {{out0}});",
         consts=tuple(consts),
     )
 
@@ -181,13 +193,12 @@ def _split(node: Node, graph: Graph) -> KernelCall:
     for t in parts:
         _item(x, t)
     outer, rows = _rows(parts, int(node.attrs["axis"]))
-    outputs = ", ".join(f"{{out{k}}}" for k in range(len(parts)))
+    outputs = _pointers("void *", "outputs", [f"{{out{k}}}" for k in range(len(parts))])
     return KernelCall(
         variant="split_ref",
         sources=("ref/split_ref.c",),
         header=HEADER,
-        call=f"void *const outputs[] = {{{{ {outputs} }}}}; "
-        f"ek_split_ref({{in0}}, {{c.rows}}, {len(parts)}, {outer}, outputs);",
+        call=f"{outputs} ek_split_ref({{in0}}, {{c.rows}}, {len(parts)}, {outer}, outputs);",
         consts=(rows,),
     )
 
@@ -219,7 +230,8 @@ VARIANTS = [
     RefVariant("strided_copy_ref", "TRANSPOSE", _transpose),
     RefVariant("strided_copy_ref", "STRIDED_SLICE", _strided_slice),
     RefVariant("pad_ref", "PAD", _pad),
-    RefVariant("concat_ref", "CONCATENATION", _concatenation),
+    RefVariant("concat_ref", "CONCATENATION", _concat, rank=95),
+    RefVariant("concat_s8_lut_ref", "CONCATENATION", _concat_lut),
     RefVariant("split_ref", "SPLIT", _split),
     RefVariant("gather_ref", "GATHER", _gather),
 ]

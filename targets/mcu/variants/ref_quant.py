@@ -29,13 +29,8 @@ def _float_fields(n: int, integers: Tensor) -> dict[str, object]:
     return {"n": n, "type": _type(integers), "zp": q.zp, "scale": f"{q.s.hex()}f"}
 
 
-def _quantize(node: Node, graph: Graph) -> KernelCall:
+def _requantize(node: Node, graph: Graph) -> KernelCall:
     x, y = required(node, graph), output(node, graph)
-    call = "&{p}, {in0}, {out0}"
-    if x.dtype == "float32":
-        _type(y, "int8", "uint8", "int16")
-        fields = _float_fields(x.elements, y)
-        return lowered("quantize_f32_ref", HEADER, call, "ek_float_params", fields)
     in_type, out_type = _type(x), _type(y)
     mult, shift = nm.quantize_multiplier(scaled(x).s / scaled(y).s)
     fields = {
@@ -48,7 +43,18 @@ def _quantize(node: Node, graph: Graph) -> KernelCall:
         "shift": shift,
     }
     inplace = shared_buffers(node, graph)
+    call = "&{p}, {in0}, {out0}"
     return lowered("requantize_ref", HEADER, call, "ek_requantize_params", fields, inplace=inplace)
+
+
+def _quantize_float(node: Node, graph: Graph) -> KernelCall:
+    x, y = required(node, graph), output(node, graph)
+    if x.dtype != "float32":
+        raise UnsupportedError(f"tensor '{x.name}' is {x.dtype}; the kernel takes float32")
+    _type(y, "int8", "uint8", "int16")
+    fields = _float_fields(x.elements, y)
+    call = "&{p}, {in0}, {out0}"
+    return lowered("quantize_f32_ref", HEADER, call, "ek_float_params", fields)
 
 
 def _quantize_bytes(node: Node, graph: Graph) -> KernelCall:
@@ -68,6 +74,7 @@ def _dequantize(node: Node, graph: Graph) -> KernelCall:
 
 VARIANTS = [
     RefVariant("lut_s8_ref", "QUANTIZE", _quantize_bytes, rank=95),
-    RefVariant("requantize_ref", "QUANTIZE", _quantize),
+    RefVariant("quantize_f32_ref", "QUANTIZE", _quantize_float),
+    RefVariant("requantize_ref", "QUANTIZE", _requantize),
     RefVariant("dequantize_f32_ref", "DEQUANTIZE", _dequantize),
 ]
