@@ -174,7 +174,7 @@ def get_target(name: str) -> Target:
             )
         return target
     known = target_names()
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "'edgekit targets' lists them all"
     raise InputError(f"target '{name}' is not known; {hint}")
 
