@@ -64,12 +64,18 @@ Toolchain = Annotated[
 ]
 
 
+_stage = ""
+
+
 def progress(line: str) -> None:
-    """Progress goes to stderr: one changing line on a terminal, nothing fancy elsewhere."""
+    """Progress goes to stderr: one changing line on a terminal; elsewhere one line a stage (what
+    stands before the colon)."""
+    global _stage  # noqa: PLW0603 - the last stage printed belongs to the process's stderr
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[2K{line[:110]}")
-    else:
-        sys.stderr.write(f"{line}\n")
+    elif (stage := line.partition(":")[0]) != _stage:
+        _stage = stage
+        sys.stderr.write(f"{stage}\n")
     sys.stderr.flush()
 
 

@@ -67,7 +67,9 @@ def calibrate(
     for second in (False, True) if observer != "minmax" else (False,):
         for start in range(0, samples, _BATCH):
             if progress:
-                progress(f"calibrating: {start}/{samples} samples" + (", histograms" * second))
+                progress(
+                    f"calibrating{', histograms' if second else ''}: {start} of {samples} samples"
+                )
             values = run(graph, [a[start : start + _BATCH] for a in inputs], keep="all")
             for n in names:
                 _observe(stats[n], values[n], n, second)

@@ -169,7 +169,7 @@ def _nearest(
     best: tuple[float, Graph] | None = None
     for observer, percentile in _CANDIDATES:
         if progress:
-            progress(f"quantizing ({observer} {percentile:g}), comparing {samples} samples")
+            progress(f"quantizing: {observer} {percentile:g}, comparing {samples} samples")
         trial = replace(options, observer=observer, percentile=percentile)
         q = _Quantizer(g, stats, trial).build()
         error = _error(q, g, some, watched, expected)
