@@ -264,7 +264,7 @@ def transpose_conv(rng: np.random.Generator, dtype: str = "int8") -> Case:
         "stride": stride,
         "padding": geo["padding"],
         "output_shape": (1, *hw, o),
-        "activation": "NONE",
+        "activation": pick(rng, ACTIVATIONS),
     }
     q = linear_out(rng, dtype, x, w, b, taps)
     return case(rng, single("TRANSPOSE_CONV", [x, w, b], attrs, dtype, q))

@@ -41,13 +41,17 @@ def test_outputs_by_name_or_in_order() -> None:
 
 def test_keep() -> None:
     x = x_of(2)
-    everything = run(small(), [x], keep="all")
+    g = small()
+    g.add_tensor(Tensor("left_over", (1, 2), "float32"))  # produced by nothing
+    everything = run(g, [x], keep="all")
     assert set(everything) == {"x", "a", "m"}
     assert np.array_equal(everything["x"], x)
     some = run(small(), [x], keep=["a", "c"])
     assert list(some) == ["a", "c"]
     assert np.array_equal(some["a"], everything["a"])
     assert some["c"].shape == (2, 3)
+    with pytest.raises(GraphError, match="'left_over' is produced by nothing"):
+        run(g, [x], keep=["left_over"])
     with pytest.raises(GraphError, match="no tensor 'nothing'"):
         run(small(), [x], keep=["nothing"])
     with pytest.raises(InputError, match="keep is 'some'"):

@@ -132,11 +132,21 @@ def multiply_by_quantized_multiplier(
     x = np.asarray(acc, np.int64)
     if np.any(s > 0):
         x = wrap32(x << np.maximum(s, 0))
-    high = x * np.asarray(mult, np.int64)
-    high = (high + (1 << 30)) >> 31  # mult >= 0: the saturating case cannot occur
-    if not np.any(s < 0):
+    # mult >= 0: the saturating case of the high multiplication cannot occur. In place from here on:
+    # this is where an integer network spends its time.
+    high = np.asarray(x * np.asarray(mult, np.int64))
+    high += 1 << 30
+    high >>= 31
+    right = np.maximum(-s, 0)
+    if not np.any(right):
         return high
-    return rounding_divide_by_pot(high, np.maximum(-s, 0))
+    nudge = high >> 63  # as in rounding_divide_by_pot
+    if not np.all(right):
+        nudge &= -(right > 0).astype(np.int64)
+    nudge += (np.int64(1) << right) >> 1
+    high += nudge
+    high >>= right
+    return high
 
 
 def multiply_by_quantized_multiplier_int64(
@@ -172,7 +182,7 @@ def requantize(
     the output's integers. wide: use the 64-bit accumulator arithmetic (int16 activations).
     """
     scale = multiply_by_quantized_multiplier_int64 if wide else multiply_by_quantized_multiplier
-    out = np.asarray(scale(acc, mult, shift))  # NumPy makes scalars of 0-d arrays
+    out = np.asarray(scale(acc, mult, shift))
     out += zero_point
     np.maximum(out, limits[0], out=out)
     np.minimum(out, limits[1], out=out)

@@ -168,7 +168,7 @@ def _wanted(graph: Graph, keep: str | Iterable[str]) -> list[str]:
     if keep == "outputs":
         return list(dict.fromkeys(graph.outputs))
     if keep == "all":
-        return [t.name for t in graph.tensors.values() if not t.is_const]
+        return [*graph.inputs, *(o for n in graph.nodes for o in n.outputs)]
     if isinstance(keep, str):
         raise InputError(f"keep is '{keep}'; 'outputs', 'all' or a list of tensor names is needed")
     names = list(dict.fromkeys(keep))

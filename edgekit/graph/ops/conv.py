@@ -2,10 +2,8 @@
 
 float32 through BLAS; int8 (per-tensor or per-channel symmetric weights) and int16 activations with
 int8 weights exactly as TensorFlow Lite Micro's reference kernels; uint8 with asymmetric uint8
-weights as TensorFlow Lite's (Micro has no uint8 convolution). What Micro lacks is defined so:
-
-* Explicit padding is the same sum with other limits (TFLite writes it as PAD before VALID).
-* TRANSPOSE_CONV clamps by its fused activation at the end, like the other two.
+weights as TensorFlow Lite's (Micro has no uint8 convolution). Explicit padding is the same sum with
+other limits; a .tflite file has it as PAD before VALID.
 
 Integer sums are taken by BLAS in floating point where that is exact: every partial sum is an
 integer below 2**24 (float32) or 2**53 (float64), bounded by sum |w| * max |x - zero_point|.
@@ -240,19 +238,19 @@ def linear(call: Call, channel_axis: int) -> Linear:
     mult, shift = nm.conv_multipliers(qx.s, qw.scale, qo.s, wt.shape[channel_axis])
     lo, hi = nm.LIMITS[xt.dtype]
     reach = max(abs(lo - qx.zp), abs(hi - qx.zp))
-    w64 = w.astype(np.int64) - qw.zp
+    narrow = w.astype(np.int16) - np.int16(qw.zp)
     bias = None if b is None else b.ravel().astype(np.int64)
-    others = tuple(i for i in range(w64.ndim) if i != channel_axis)
-    sums = np.abs(w64).sum(axis=others) * reach
+    others = tuple(i for i in range(w.ndim) if i != channel_axis)
+    sums = np.abs(narrow).sum(axis=others, dtype=np.int64) * reach
     worst = int(sums.max(initial=0))
     total = worst + (0 if bias is None else int(np.abs(bias.astype(np.float64)).max(initial=0)))
     ftype: type[np.floating] = np.float32 if worst < 1 << 24 else np.float64
-    # Micro's int16 kernels accumulate in the bias's type, and in 32 bits without a bias; its fully
-    # connected and depthwise ones always in 64
+    # Micro's int16 convolution accumulates in the bias's type, 64 bits without one; the others
+    # always in 64 bits
     wide_acc = wide and (bt is None or wide_bias or call.node.type != "CONV_2D")
     return Linear(
         x.astype(ftype) - np.asarray(qx.zp, ftype),
-        w64.astype(ftype),
+        narrow.astype(ftype),
         bias,
         mult,
         shift,
