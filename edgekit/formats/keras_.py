@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.errors import FormatError, InputError, UnsupportedError
+from edgekit.errors import FormatError, GraphError, InputError, UnsupportedError
 from edgekit.formats.builder import Builder
 from edgekit.graph.ir import Graph, Tensor
 
@@ -48,7 +48,10 @@ def read(path: Path | str, input_shapes: Mapping[str, tuple[int, ...]] | None = 
             config, weights = _open_zip(path)
         else:
             config, weights = _open_h5(path)
-        return Importer(path.name, dict(input_shapes or {})).model(config, weights)
+        try:
+            return Importer(path.name, dict(input_shapes or {})).model(config, weights)
+        except GraphError as e:
+            raise FormatError(f"'{path.name}' is inconsistent: {e}") from e
 
 
 # -- containers --------------------------------------------------------------------------------

@@ -70,32 +70,40 @@ def from_model(
 ) -> Graph:
     """Convert a ModelProto; as :func:`read`, ``source`` names it in messages."""
     from edgekit.formats.base import malformed_is_format_error
+
+    with malformed_is_format_error(source, "onnx"):
+        try:
+            return _import(model, dict(input_shapes or {}), source)
+        except GraphError as e:
+            raise FormatError(f"'{source}' is inconsistent: {e}") from e
+
+
+def _import(model: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]], source: str) -> Graph:
     from edgekit.formats.onnx_layout import to_nhwc
     from edgekit.formats.onnx_patterns import fuse
     from edgekit.formats.onnx_qdq import integer_islands, is_qdq
 
-    with malformed_is_format_error(source, "onnx"):
-        model, opset = _prepare(model, source)
-        ctx = Context(Graph(model.graph.name or "onnx", {}, [], (), ()), opset)
-        _inputs(ctx, model.graph, dict(input_shapes or {}), source)
-        nodes = [(decode(n, i), n) for i, n in enumerate(model.graph.node)]
-        outputs = [o.name for o in model.graph.output]
-        nodes = fuse(nodes, ctx, outputs)
-        _convert(ctx, nodes, source)
-        if not outputs:
-            raise FormatError(f"'{source}' has no outputs")
-        names = tuple(_output(ctx, o) for o in model.graph.output)
-        if not all(ctx.graph.tensors[n].elements for n in names):
-            raise FormatError(f"'{source}' has an empty output")
-        ctx.graph.outputs = names
-        ctx.graph.prune()
-        graph = to_nhwc(ctx.graph, dict(zip(names, outputs, strict=True)))
-        if is_qdq(graph):
-            graph = integer_islands(graph)
-        graph.metadata.update({"format": "onnx", "source": source, "opset": str(opset)})
-        if model.producer_name:
-            graph.metadata["producer"] = f"{model.producer_name} {model.producer_version}".strip()
-        return graph.validate()
+    model, opset = _prepare(model, source)
+    ctx = Context(Graph(model.graph.name or "onnx", {}, [], (), ()), opset)
+    _inputs(ctx, model.graph, input_shapes, source)
+    nodes = [(decode(n, i), n) for i, n in enumerate(model.graph.node)]
+    outputs = [o.name for o in model.graph.output]
+    nodes = fuse(nodes, ctx, outputs)
+    _convert(ctx, nodes, source)
+    if not outputs:
+        raise FormatError(f"'{source}' has no outputs")
+    names = tuple(_output(ctx, o) for o in model.graph.output)
+    if not all(ctx.graph.tensors[n].elements for n in names):
+        raise FormatError(f"'{source}' has an empty output")
+    ctx.graph.outputs = names
+    ctx.graph.prune()
+    graph = to_nhwc(ctx.graph, dict(zip(names, outputs, strict=True)))
+    if is_qdq(graph):
+        graph = integer_islands(graph)
+    graph.metadata.update({"format": "onnx", "source": source, "opset": str(opset)})
+    if model.producer_name:
+        graph.metadata["producer"] = f"{model.producer_name} {model.producer_version}".strip()
+    return graph.validate()
 
 
 def _prepare(model: onnx.ModelProto, source: str) -> tuple[onnx.ModelProto, int]:
@@ -240,8 +248,6 @@ def _convert(ctx: Context, nodes: list[tuple[Op, onnx.NodeProto | None]], source
                 table[op.type](ctx, op)
         except UnsupportedError as e:
             reason = f"node '{op.name}' ({op.type}): {e}"
-        except GraphError as e:
-            raise FormatError(f"'{source}' is inconsistent: {e}") from e
         if reason:
             refused.append(reason)
             lost.update(o for o in op.outputs if o)

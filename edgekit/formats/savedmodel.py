@@ -51,7 +51,20 @@ def read(
         shapes = {k: list(v) for k, v in (input_shapes or {}).items()}
         _convert(path, out, shapes, timeout_s)
         graph = tflite.read(out, {})
+    graph = _plain_inputs(graph)
     graph.metadata.update({"format": "savedmodel", "source": path.name})
+    return graph
+
+
+def _plain_inputs(graph: Graph) -> Graph:
+    """``serving_default_x:0`` is the input that the signature calls ``x``."""
+    for old in graph.inputs:
+        new = old.removeprefix("serving_default_").removesuffix(":0")
+        if new == old or new in graph.tensors:
+            continue
+        graph.tensors[new] = graph.tensors.pop(old).with_(name=new)
+        graph.rename_uses(old, new)
+        graph.inputs = tuple(new if i == old else i for i in graph.inputs)
     return graph
 
 

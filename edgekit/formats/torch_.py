@@ -142,9 +142,9 @@ def _reason(e: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's progress, warnings and log lines are not the user's business."""
+    """The exporter's progress, warnings and log lines (tracebacks among them) are not the user's business."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
