@@ -32,11 +32,25 @@ static void rest_of_pixel(const ek_depthwise_params *p, const int8_t *const *tap
   }
 }
 
+/* The taps of one output pixel, whose window starts at (iy, ix). */
+static void find_taps(const ek_depthwise_params *p, const int8_t *input, int32_t iy, int32_t ix,
+                      const int8_t *padding, const int8_t **tap) {
+  for (int32_t ky = 0; ky < p->kernel_h; ++ky, iy += p->dilation_h) {
+    const int inside = iy >= 0 && iy < p->in_h;
+    int32_t x = ix;
+    for (int32_t kx = 0; kx < p->kernel_w; ++kx, x += p->dilation_w) {
+      const int32_t at = (iy * p->in_w + x) * p->in_c;
+      *tap++ = inside && x >= 0 && x < p->in_w ? input + at : padding;
+    }
+  }
+}
+
 void ek_depthwise_s8_pairs_dsp(const ek_depthwise_params *p, const int8_t *input,
                                const uint32_t *weights, const ek_dsp_quant *quant, int8_t *output,
                                void *scratch) {
   const int32_t channels = p->in_c;
   const int32_t table = table_size(p);
+  const int32_t reach = (p->kernel_w - 1) * p->dilation_w;
   const int8_t **tap = (const int8_t **)scratch;
   int8_t *padding = (int8_t *)(tap + table);
   ek_depthwise_pixel pixel = {tap, tap + table, weights, quant, output, 0};
@@ -48,18 +62,23 @@ void ek_depthwise_s8_pairs_dsp(const ek_depthwise_params *p, const int8_t *input
     pixel.groups = fast / 4;
   }
   for (int32_t oy = 0; oy < p->out_h; ++oy) {
+    const int32_t iy = oy * p->stride_h - p->pad_top;
+    /* taps above the input, and from where on they lie below it: these stay padding in a row */
+    const int32_t from = iy < 0 ? ek_min((-iy + p->dilation_h - 1) / p->dilation_h, p->kernel_h) : 0;
+    int32_t to = from;
+    while (to < p->kernel_h && iy + to * p->dilation_h < p->in_h) ++to;
+    int moving = 0;
     for (int32_t ox = 0; ox < p->out_w; ++ox) {
-      const int32_t x0 = ox * p->stride_w - p->pad_left;
-      int32_t iy = oy * p->stride_h - p->pad_top;
-      const int8_t **t = tap;
-      for (int32_t ky = 0; ky < p->kernel_h; ++ky, iy += p->dilation_h) {
-        const int inside = iy >= 0 && iy < p->in_h;
-        int32_t ix = x0;
-        for (int32_t kx = 0; kx < p->kernel_w; ++kx, ix += p->dilation_w) {
-          *t++ = inside && ix >= 0 && ix < p->in_w ? input + (iy * p->in_w + ix) * channels
-                                                   : padding;
-        }
+      const int32_t ix = ox * p->stride_w - p->pad_left;
+      const int between = ix >= 0 && ix + reach < p->in_w;
+      if (between && moving) {
+        const int8_t **const end = tap + to * p->kernel_w;
+        const int32_t step = p->stride_w * channels;
+        for (const int8_t **t = tap + from * p->kernel_w; t < end; ++t) *t += step;
+      } else {
+        find_taps(p, input, iy, ix, padding, tap);
       }
+      moving = between;
       if (pixel.groups > 0) ek_depthwise_pixel_s8_pairs_dsp(&pixel);
       if (4 * pixel.groups < channels) {
         rest_of_pixel(p, tap, 4 * pixel.groups, weights, quant, pixel.out);
