@@ -73,7 +73,7 @@ def progress(line: str) -> None:
     global _stage  # noqa: PLW0603 - the last stage printed belongs to the process's stderr
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[2K{line[:110]}")
-    elif (stage := line.partition(":")[0]) != _stage:
+    elif (stage := line.partition(": ")[0]) != _stage:
         _stage = stage
         sys.stderr.write(f"{stage}\n")
     sys.stderr.flush()
