@@ -69,7 +69,7 @@ def buffer_lists(draw: st.DrawFn, most: int, size: int) -> list[Buffer]:
 
 def assert_sound(buffers: list[Buffer], arena: int, at: dict[str, int]) -> None:
     for b in buffers:
-        assert at[b.name] % b.align == 0 and 0 <= at[b.name]
+        assert at[b.name] % b.align == 0 and at[b.name] >= 0
         assert at[b.name] + b.bytes <= arena
     for a, b in itertools.combinations(buffers, 2):
         if a.overlaps(b):
