@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from edgekit_targets.mcu.contract import KernelCall
@@ -248,8 +249,7 @@ class M4Program:
             self.segments = [
                 (s["p_vaddr"], s.data()) for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"
             ]
-            table = elf.get_section_by_name(".symtab")
-            assert table is not None
+            table: Any = elf.get_section_by_name(".symtab")
             symbols = [s for s in table.iter_symbols() if s["st_info"]["type"] == "STT_FUNC"]
         self.symbols = {s.name: s["st_value"] | 1 for s in symbols}
         self.sizes = {s.name: s["st_size"] for s in symbols}

@@ -22,6 +22,7 @@ from edgekit_targets.mcu.variants.dsp_common import MAX_EXP, Linear
 from edgekit.graph import numerics as nm
 from edgekit.graph.ir import Graph, QuantParams, Tensor
 from edgekit.graph.reference import run_node
+from edgekit.targets.schema import Memory
 
 MODULES = (dsp_add, dsp_conv, dsp_depthwise, dsp_fc, dsp_pool)
 OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D")
@@ -103,16 +104,22 @@ def test_compilers_and_levels_on_a_cortex_m4(compiler: str, opt: str, tmp_path: 
 
 
 def conv_graph(
-    w: np.ndarray, hw: tuple[int, int], zp: tuple[int, int], bias: int, scale: float, op: str
+    w: np.ndarray,
+    hw: tuple[int, int],
+    zp: tuple[int, int],
+    bias: int,
+    scale: float,
+    op: str,
+    padding: str = "SAME",
 ) -> Graph:
-    """One convolution or depthwise with the given weights, SAME padding, scale s_in*s_w/s_out."""
+    """One convolution or depthwise with the given weights and scale s_in * s_w / s_out."""
     depthwise = op == "DEPTHWISE_CONV_2D"
     o, c = (w.shape[3], w.shape[3]) if depthwise else (w.shape[0], w.shape[3])
     q_w = QuantParams.per_channel([scale] * o, 3 if depthwise else 0)
     x = Tensor("x", (1, *hw, c), "int8", QuantParams.per_tensor(1.0, zp[0]))
     weights = Tensor("w", w.shape, "int8", q_w, w)
     b = Tensor("b", (o,), "int32", None, np.full(o, bias, np.int32))
-    attrs = {"stride": (1, 1), "dilation": (1, 1), "padding": "SAME", "activation": "NONE"}
+    attrs = {"stride": (1, 1), "dilation": (1, 1), "padding": padding, "activation": "NONE"}
     return opgen.single(op, [x, weights, b], attrs, "int8", QuantParams.per_tensor(1.0, zp[1]))
 
 
@@ -154,6 +161,19 @@ def fc_graph(k: int, value: int, bias: int) -> Graph:
 
 
 @needs_gcc
+def test_convolution_that_covers_its_input_is_fully_connected(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    w = rng.integers(-127, 128, (11, 3, 5, 7)).astype(np.int8)
+    x = rng.integers(-128, 128, (2, 3, 5, 7)).astype(np.int8)
+    same = conv_graph(w, (3, 5), (5, -9), 77, 2.0**-13, "CONV_2D")
+    valid = conv_graph(w, (3, 5), (5, -9), 77, 2.0**-13, "CONV_2D", "VALID")
+    for graph, expected in ((same, False), (valid, True)):
+        pairs = lowered(graph, [x])
+        assert ("fully_connected_s8_halfword_dsp" in used(pairs)) is expected
+        check(pairs, run_host([c for c, _ in pairs], tmp_path))
+
+
+@needs_gcc
 def test_halfword_form_up_to_its_limit(tmp_path: Path) -> None:
     """The largest sum it holds, 2^23 - 1, and the first one it has to refuse."""
     k = 516
@@ -161,7 +181,7 @@ def test_halfword_form_up_to_its_limit(tmp_path: Path) -> None:
     fits = lowered(fc_graph(k, -127, room), [np.full((1, k), -128, np.int8)])
     beyond = lowered(fc_graph(k, -127, room + 1), [np.full((1, k), -128, np.int8)])
     below = lowered(fc_graph(k, 127, -room), [np.full((1, k), -128, np.int8)])
-    assert used(fits) == used(below) == {v.name for v in dsp_fc.VARIANTS}
+    assert used(fits) == used(below) == {v.name for v in variants("FULLY_CONNECTED")}
     assert used(beyond) == {"fully_connected_s8_pairs_dsp"}
     pairs = fits + beyond + below
     check(pairs, run_host([c for c, _ in pairs], tmp_path))
@@ -218,6 +238,14 @@ def test_reasons_for_refusal() -> None:
         assert v.reject(node, g, plain) == "cortex-m4 has no DSP extension"
     w = np.full((2, 1, 1, 4), -128, np.int8)
     g = conv_graph(w, (2, 2), (0, 0), 0, 0.1, "CONV_2D")
-    halfword, pairs = variants("CONV_2D")
+    halfword, pairs = dsp_conv.VARIANTS[:2]
     assert "do not fit a halfword" in halfword.reject(g.nodes[0], g, m4())
+    assert pairs.reject(g.nodes[0], g, m4()) is None
+    small = m4().model_copy(
+        update={"memories": (Memory(name="ram", role="ram", size=65536, wait_states=0),)}
+    )
+    g = conv_graph(np.ones((2, 3, 3, 116), np.int8), (4, 4), (0, 0), 0, 0.1, "CONV_2D")
+    assert pairs.reject(g.nodes[0], g, small) == (
+        "its columns need 8352 bytes of scratch; at most 8192 are spent on it"
+    )
     assert pairs.reject(g.nodes[0], g, m4()) is None

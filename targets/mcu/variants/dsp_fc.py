@@ -1,4 +1,7 @@
-"""FULLY_CONNECTED for cores with the DSP extension: eight outputs at a time, no scratch."""
+"""FULLY_CONNECTED for cores with the DSP extension: eight outputs at a time, no scratch.
+
+A CONV_2D whose kernel covers its whole input, unpadded, is one too.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ from .dsp_conv import linear_layer
 
 
 def _layer(node: Node, graph: Graph) -> Linear:
-    return linear_layer(node, graph, const_data(graph.tensor(node.inputs[1])))
+    w = const_data(graph.tensor(node.inputs[1]))
+    return linear_layer(node, graph, w.reshape(w.shape[0], -1))
 
 
 def _quant(layer: Linear, per_tensor: bool) -> np.ndarray:
@@ -45,9 +49,9 @@ def _quant(layer: Linear, per_tensor: bool) -> np.ndarray:
 class DspFullyConnected:
     """A form of the kernel: ``pairs`` takes any weights, ``halfword`` is faster."""
 
+    op: str
     form: str
     rank: int
-    op: str = "FULLY_CONNECTED"
 
     @property
     def name(self) -> str:
@@ -55,9 +59,19 @@ class DspFullyConnected:
 
     def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
         reason = reject_common(node, graph, target) or reject_weights(node, graph)
-        if reason is None and self.form == "halfword":
+        if reason is not None:
+            return reason
+        if node.type == "CONV_2D":
+            x, w = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1])
+            if x.shape[0] != 1 or w.shape[1:] != x.shape[1:]:
+                return "the kernel does not cover the whole input"
+            hw, a = (x.shape[1], x.shape[2]), node.attrs
+            pads, out = nm.conv_padding(hw, hw, a["stride"], a["padding"], a["dilation"])
+            if any(pads) or out != (1, 1):
+                return "the input is padded"
+        if self.form == "halfword":
             return _layer(node, graph).halfword_reason()
-        return reason
+        return None
 
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
         x, w, y = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1]), graph.outs(node)[0]
@@ -98,4 +112,9 @@ class DspFullyConnected:
         )
 
 
-VARIANTS = [DspFullyConnected("halfword", 20), DspFullyConnected("pairs", 30)]
+VARIANTS = [
+    DspFullyConnected("FULLY_CONNECTED", "halfword", 20),
+    DspFullyConnected("FULLY_CONNECTED", "pairs", 30),
+    DspFullyConnected("CONV_2D", "halfword", 10),
+    DspFullyConnected("CONV_2D", "pairs", 25),
+]
