@@ -108,6 +108,7 @@ def compile(
     dead channels (lossless). Raises UnsupportedError naming each node the engine cannot take,
     DoesNotFitError with both numbers when flash or RAM would not do.
     """
+    from edgekit.formats import ekg
     from edgekit.pipeline import CALIBRATION_SAMPLES, prepare
     from edgekit.targets import registry
     from edgekit.targets.base import CompileOptions
@@ -145,7 +146,7 @@ def compile(
             progress,
         )
         graphs = {"graph": ready.graph}
-        if ready.reference is not ready.graph:
+        if ekg.write_bytes(ready.reference) != ekg.write_bytes(ready.graph):
             graphs["reference"] = ready.reference
         if ready.source is not None:
             graphs["source"] = ready.source
@@ -337,7 +338,9 @@ def emulate(
     """Run any bare-metal ELF on a virtual Cortex-M: instructions, cycles, by function."""
     from edgekit.devices.emulate import emulate as emulate_elf
 
-    extra = {} if max_instructions is None else {"max_instructions": max_instructions}
+    extra: dict[str, Any] = (
+        {} if max_instructions is None else {"max_instructions": max_instructions}
+    )
     return emulate_elf(
         Path(firmware), core, backend=backend, timeout_s=timeout_s, args=tuple(args), **extra
     ).to_json()

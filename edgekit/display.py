@@ -282,5 +282,6 @@ def doctor(d: Mapping[str, Any]) -> None:
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write aside, then rename. Names that a zip entry could not hold safely lose their slashes."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{k.replace("/", "_"): v for k, v in arrays.items()})
+    named: dict[str, Any] = {k.replace("/", "_"): v for k, v in arrays.items()}
+    np.savez(buffer, **named)
     write_bytes(path, buffer.getvalue())

@@ -15,20 +15,16 @@ output bytes stay as they are, at the border too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from edgekit.compress.intervals import analyse
+from edgekit.compress.slicing import DeadChannels, default_bias, slice_channels
 from edgekit.graph.ir import Graph, Node, QuantParams, Tensor
 from edgekit.graph.numerics import (
     activation_range,
     conv_multipliers,
     multiply_by_quantized_multiplier,
 )
-
-if TYPE_CHECKING:
-    from edgekit.compress.dead import DeadChannels
 
 _W_MAX = 127
 
@@ -121,8 +117,6 @@ def _constant_rows(
     g: Graph, out: Graph, node: Node, keep: np.ndarray, values: list[int], mask: np.ndarray
 ) -> Node | None:
     """The producer with rows ``keep`` giving ``zero_point + values`` always, others cut by ``mask``."""
-    from edgekit.compress.dead import default_bias, slice_channels
-
     x, w, y = g.tensor(node.inputs[0]), g.tensor(node.inputs[1]), g.tensor(node.outputs[0])
     assert w.data is not None and w.quant is not None and x.quant and y.quant
     data = w.data.copy()

@@ -17,42 +17,16 @@ and the others' contribution is written as weights on those few: see :mod:`.bord
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
+from edgekit.compress.border import merge_border_constants
 from edgekit.compress.channels import channel_map
 from edgekit.compress.intervals import Interval, analyse, channels_of, padded_taps
+from edgekit.compress.slicing import DeadChannels, default_bias, slice_channels
 from edgekit.graph.ir import Graph, Node, Tensor
 
 _BINARY = frozenset({"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"})
 _INT32 = np.iinfo(np.int32)
-
-
-@dataclass
-class Removed:
-    """Channels removed from one tensor: how many of how many, and why."""
-
-    tensor: str
-    before: int
-    constant: int
-    unread: int
-
-
-@dataclass
-class DeadChannels:
-    """What one call of :func:`eliminate` did; ``removed`` has one entry a tensor."""
-
-    removed: dict[str, Removed] = field(default_factory=dict)
-
-    @property
-    def channels(self) -> int:
-        return sum(r.constant + r.unread for r in self.removed.values())
-
-    def add(self, tensor: str, before: int, constant: int, unread: int) -> None:
-        r = self.removed.setdefault(tensor, Removed(tensor, before, 0, 0))
-        r.constant += constant
-        r.unread += unread
 
 
 def eliminate(graph: Graph, *, fold_float: bool = False) -> tuple[Graph, DeadChannels]:
@@ -61,8 +35,6 @@ def eliminate(graph: Graph, *, fold_float: bool = False) -> tuple[Graph, DeadCha
     fold_float: also move constants into the bias of float layers (equal up to float rounding; the
     default leaves float layers' sums alone and removes only channels with all-zero columns).
     """
-    from edgekit.compress.border import merge_border_constants
-
     found = DeadChannels()
     g = graph
     while True:
@@ -285,18 +257,6 @@ def _rewrite(g: Graph, masks: dict[str, np.ndarray], bounds: dict[str, Interval]
     return out.validate()
 
 
-def slice_channels(t: Tensor, mask: np.ndarray, axis: int) -> Tensor:
-    """A constant with the entries of ``mask`` along ``axis``, its per-channel scales too."""
-    from edgekit.graph.ir import QuantParams
-
-    assert t.data is not None
-    data = np.compress(mask, t.data, axis=axis)
-    q = t.quant
-    if q is not None and q.axis is not None and q.axis == axis % max(1, t.data.ndim):
-        q = QuantParams(q.scale[mask], q.zero_point[mask], q.axis)
-    return t.with_(shape=data.shape, data=data, quant=q)
-
-
 def _rewrite_node(
     node: Node, g: Graph, out: Graph, masks: dict[str, np.ndarray], bounds: dict[str, Interval]
 ) -> Node:
@@ -401,17 +361,3 @@ def _new_bias(g: Graph, node: Node, bias: str | None, extra: np.ndarray) -> Tens
         assert old.data is not None
         return old.with_(data=(old.data + extra).astype(old.dtype))
     return default_bias(node, x, w, extra)
-
-
-def default_bias(node: Node, x: Tensor, w: Tensor, values: np.ndarray) -> Tensor:
-    """A bias tensor for a layer that has none: float, or int32 with scale ``s_in * s_w``."""
-    from edgekit.graph.ir import QuantParams
-
-    if x.is_float:
-        data = values.astype(x.dtype)
-        return Tensor(f"{node.name}_bias", data.shape, x.dtype, None, data)
-    assert x.quant is not None and w.quant is not None
-    scale = x.quant.scale[0] * w.quant.scale
-    q = QuantParams(scale, np.zeros(len(scale), np.int32), None if len(scale) == 1 else 0)
-    data = values.astype(np.int32)
-    return Tensor(f"{node.name}_bias", data.shape, "int32", q, data)

@@ -104,7 +104,7 @@ def choose_range(s: Statistics, observer: Observer, percentile: float) -> tuple[
         share = np.cumsum(s.histogram) / s.histogram.sum()
         cut = (100.0 - percentile) / 100.0
         a = edges[np.searchsorted(share, cut)]
-        b = edges[min(_BINS, np.searchsorted(share, 1.0 - cut) + 1)]
+        b = edges[min(_BINS, int(np.searchsorted(share, 1.0 - cut)) + 1)]
         return min(float(a), 0.0), max(float(b), 0.0)
     cost = _mse if observer == "mse" else _divergence
     best, chosen = np.inf, (lo, hi)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.compress.dead import DeadChannels, eliminate
+from edgekit.compress.dead import eliminate
 from edgekit.compress.fold import drop_identities, fold_constants
 from edgekit.compress.fuse import fuse
+from edgekit.compress.slicing import DeadChannels
 from edgekit.graph.ir import Graph
 from edgekit.graph.ops import macs
 
