@@ -61,7 +61,14 @@ CORES: MappingProxyType[str, Core] = MappingProxyType(
     {
         core.name: core
         for core in (
-            Core("cortex-m0plus", "Armv6-M, 2-stage pipeline", 0x410CC601, "m0plus", "CORTEX_M0", _PSRAM),
+            Core(
+                "cortex-m0plus",
+                "Armv6-M, 2-stage pipeline",
+                0x410CC601,
+                "m0plus",
+                "CORTEX_M0",
+                _PSRAM,
+            ),
             Core(
                 "cortex-m3",
                 "Armv7-M, 3-stage pipeline",

@@ -201,7 +201,7 @@ class Firmware:
         """Initial contents at a run-time address; None where the file has no bytes."""
         for seg in self.segments:
             offset = address - seg.address
-            if 0 <= offset and offset + size <= len(seg.data):
+            if offset >= 0 and offset + size <= len(seg.data):
                 return seg.data[offset : offset + size]
         return None
 

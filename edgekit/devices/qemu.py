@@ -48,7 +48,9 @@ def why_unusable() -> str | None:
 
 @functools.cache
 def _version(path: str) -> str:
-    done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [path, "--version"], capture_output=True, text=True, timeout=20, check=False
+    )
     found = re.search(r"version (\S+)", done.stdout)
     return f"qemu {found.group(1)}" if found else "qemu"
 
@@ -123,7 +125,7 @@ def _boot_blob(entry: int, stack: int) -> bytes:
 
     ldr r0, =CPACR; ldr r1, [r0]; orr r1, #0xF00000; str r1, [r0]; dsb; isb; ldr r0, =entry|1; bx r0
     """
-    stub = bytes.fromhex("0548" "0168" "41f47001" "0160" "bff34f8f" "bff36f8f" "0248" "0047")
+    stub = bytes.fromhex("0548016841f470010160bff34f8fbff36f8f02480047")
     stub += bytes(-len(stub) % 4)
     vectors = struct.pack("<16I", stack, 0x41, *([0] * 14))
     return vectors + stub + struct.pack("<II", 0xE000ED88, entry | 1)
@@ -275,7 +277,8 @@ class _Run:
             for number in _FAULT_VECTORS:
                 word = firmware.read_image(boot.vectors + 4 * number, 4)
                 handler = int.from_bytes(word or b"", "little") & ~1
-                if handler and firmware.function_at(handler):
+                # An empty vector (0) leads to a lock-up, which then has the fault's PC as well.
+                if word and (handler == 0 or firmware.function_at(handler)):
                     options.append(f"fault={handler:#x}")
         return ",".join(options)
 
@@ -312,7 +315,11 @@ class _Run:
         why = why or self._stopped()
         if why:
             raise self._failure(why, registers)
-        errors = stderr.text()
+        errors = "".join(
+            line
+            for line in stderr.text().splitlines(keepends=True)
+            if not line.startswith(f"{_PROGRAM}: warning:")
+        )
         if process.returncode < 0 or "qemu: fatal" in errors or "Lockup" in errors:
             raise self._failure(self._lockup(errors), _format_registers(errors))
         trace = None
@@ -359,15 +366,13 @@ class _Run:
             where = f", at PC {self._firmware.where(address)}"
             if fault:
                 function = self._firmware.function_at(handler)
-                name = function.name if function else f"{handler:#x}"
+                name = function.name if function else f"the empty vector {handler:#x}"
                 why = (
                     f"took a fault at PC {self._firmware.where(fault - 1)} and entered {name}, "
                     f"then {why}"
                 )
         dump = f"; registers: {registers}" if registers else ""
-        return DeviceError(
-            f"'{self._firmware.name}' on {self._device.name} {why}{where}{dump}"
-        )
+        return DeviceError(f"'{self._firmware.name}' on {self._device.name} {why}{where}{dump}")
 
     def _read_blocks(self) -> list[Block]:
         data = self._blocks.read_bytes()

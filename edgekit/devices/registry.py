@@ -42,14 +42,14 @@ def _open_virtual(name: str, target: Any) -> Device:
     emulator = emulator or ("unicorn" if core.unicorn_model else "qemu")
     if emulator == "unicorn":
         if core.unicorn_model is None:
-            raise InputError(f"Unicorn does not emulate the {core.name}; use virtual:{core.name}@qemu")
+            raise InputError(
+                f"Unicorn does not emulate the {core.name}; use virtual:{core.name}@qemu"
+            )
         from edgekit.devices.unicorn_ import UnicornDevice
 
         return UnicornDevice(core, name, target)
     if not core.machines:
-        raise InputError(
-            f"QEMU has no machine with a {core.name}; use virtual:{core.name}@unicorn"
-        )
+        raise InputError(f"QEMU has no machine with a {core.name}; use virtual:{core.name}@unicorn")
     from edgekit.devices.qemu import QemuDevice
 
     return QemuDevice(core, name)
@@ -79,8 +79,6 @@ def list_transports() -> list[TransportInfo]:
             "qemu",
             qemu_missing is None,
             qemu_missing,
-            tuple(
-                f"virtual:{c.name}" + ("@qemu" if c.unicorn_model else "") for c in qemu_cores
-            ),
+            tuple(f"virtual:{c.name}" + ("@qemu" if c.unicorn_model else "") for c in qemu_cores),
         ),
     ]

@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 APPLICATION_EXIT = 0x20026  #: ADP_Stopped_ApplicationExit, the only reason that means success
 FEATURES = b"SHFB\x03"  #: SYS_EXIT_EXTENDED, and ":tt" opened for append is stderr
@@ -167,7 +167,8 @@ class Semihosting:
                 return self._fail(errno.EACCES)
             file = io.BytesIO(FEATURES)
         else:
-            file = open(self._path(address, length), _MODES[mode // 2], buffering=0)  # noqa: SIM115
+            path = self._path(address, length)
+            file = cast(BinaryIO, open(path, _MODES[mode // 2], buffering=0))  # noqa: SIM115
         handle, self._next = self._next, self._next + 1
         self._files[handle] = file
         return handle

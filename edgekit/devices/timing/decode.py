@@ -14,6 +14,7 @@ from typing import Any
 from edgekit.devices.blocks import instruction_sizes
 
 _DSP_MULTIPLY = ("smla", "smls", "smul", "smml", "smmul", "smua", "smus")
+_FUSED = frozenset({"vmla", "vmls", "vnmla", "vnmls", "vfma", "vfms", "vfnma", "vfnms"})
 _MOVED = {
     "ldm": "ldm",
     "ldmdb": "ldm",
@@ -120,7 +121,7 @@ def decode(address: int, code: bytes, helium: bool = False) -> Sequence[Ins]:
 
 def _registers(names: Any) -> frozenset[str]:
     """Double and quad registers as the single ones they consist of, so that overlaps are seen."""
-    out = set()
+    out: set[str] = set()
     for name in names:
         if name[0] in "dq" and name[1:].isdigit():
             width = 2 if name[0] == "d" else 4
@@ -142,9 +143,7 @@ def _one(word: bytes, alignment: int, helium: bool) -> Ins:
     name = ins.insn_name()
     reads, writes = (_registers(map(ins.reg_name, regs)) for regs in ins.regs_access())
     memory = [o for o in ins.operands if o.type == arm_const.ARM_OP_MEM]
-    address = frozenset(
-        ins.reg_name(r) for o in memory for r in (o.mem.base, o.mem.index) if r
-    )
+    address = frozenset(ins.reg_name(r) for o in memory for r in (o.mem.base, o.mem.index) if r)
     kind = _MOVED.get(name) or _KINDS.get(name)
     count, double, pc = 1, False, "pc" in writes
     if kind in ("ldm", "stm"):
@@ -167,13 +166,7 @@ def _one(word: bytes, alignment: int, helium: bool) -> Ins:
         elif name.startswith(_DSP_MULTIPLY):
             kind = "dsp"
         elif name[0] == "v":
-            kind = "fmac" if name[1:4] in ("mla", "mls", "fma", "fms") or name[1:5] in (
-                "nmla",
-                "nmls",
-                "fnma",
-                "fnms",
-                "nmul",
-            ) and name != "vnmul" else "fp"
+            kind = "fmac" if name in _FUSED else "fp"
             kind = "fmov" if name in ("vmov", "vmrs", "vmsr") else kind
         else:
             kind = "alu"
@@ -214,6 +207,8 @@ def _mve(word: bytes) -> Ins | None:
         if one & 0xFF00 == 0xFD00 and two & 0x1000:
             return Ins("gather", 4, count=2 if two & 0x100 else 4, pipe="mem")
         return Ins("vec", 4, pipe="mem")
+    if one & 0xFFB1 == 0xFE31 and two & 0x1FFF == 0x0F4D:
+        return Ins("alu", 4)  # VPST
     top = one >> 8
     if top in (0xEF, 0xFF):
         nibble = two >> 8 & 0xF

@@ -44,7 +44,7 @@ class DualIssue:
         ready: dict[str, int] = {}
         cycle, free = 0, 0
         slot: list[Ins] = []
-        cycles = []
+        cycles: list[int] = []
         for ins in instructions:
             needed = max((ready.get(r, 0) for r in self._sources(ins)), default=0)
             begin = max(cycle, free, needed)

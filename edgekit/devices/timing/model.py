@@ -32,8 +32,11 @@ class BlockCost:
 class TimingTable(Protocol):
     """name: as in ``timing.table`` of a target file. source: what the figures come from."""
 
-    name: str
-    source: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
 
     def block(self, start: int, code: bytes) -> BlockCost: ...
 
