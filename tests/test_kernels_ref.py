@@ -32,16 +32,20 @@ OPS = sorted(set(opgen.CASES) - FLOAT_ONLY)
 
 
 def draw(op: str, seed: int, count: int) -> list[Case]:
-    """Random cases of an operator, without those that are refused for the reason expected."""
+    """Random cases of an operator, one for each portable variant that takes it; what is refused
+    must be refused for the reason expected."""
     cases = []
+    refused = 0
     for i in range(count):
         graph, inputs = opgen.CASES[op](np.random.default_rng([zlib.crc32(op.encode()), seed, i]))
-        reason = variants.reject_reason(graph.nodes[0], graph, TARGET)
-        if reason is not None:
-            assert op in REFUSED and REFUSED[op] in reason, f"{graph.nodes[0]}: {reason}"
-            continue
-        cases.append(Case(graph, inputs))
-    assert len(cases) > count // 2
+        node = graph.nodes[0]
+        found = variants.candidates(node, graph, TARGET)
+        cases += [Case(graph, inputs, v.lower(node, graph, TARGET)) for v in found]
+        if not found:
+            reason = str(variants.reject_reason(node, graph, TARGET))
+            assert op in REFUSED and REFUSED[op] in reason, f"{node}: {reason}"
+            refused += 1
+    assert refused < count // 2
     return cases
 
 

@@ -54,9 +54,18 @@ void ek_conv2d_s8_direct_ref(const ek_conv_params *p, const int8_t *input, const
                              int8_t *output, void *scratch);
 int32_t ek_conv2d_s8_direct_ref_scratch_bytes(const ek_conv_params *p);
 
-/* weights: [kernel_h][kernel_w][out_c]. */
+/* The same with windows copied side by side first. scratch: two windows, each
+ * kernel_h * kernel_w * in_c / groups bytes; none where a window is one pixel of the input. */
+void ek_conv2d_s8_im2col_ref(const ek_conv_params *p, const int8_t *input, const int8_t *weights,
+                             const int32_t *bias, const int32_t *mult, const int8_t *shift,
+                             int8_t *output, void *scratch);
+int32_t ek_conv2d_s8_im2col_ref_scratch_bytes(const ek_conv_params *p);
+
+/* weights: [kernel_h][kernel_w][out_c]. border_bias: the model's own, not folded, used with
+ * x - in_zp where taps are outside; it may be bias itself where no tap ever is, or in_zp is 0. */
 void ek_depthwise_s8_direct_ref(const ek_depthwise_params *p, const int8_t *input,
-                                const int8_t *weights, const int32_t *bias, const int32_t *mult,
+                                const int8_t *weights, const int32_t *bias,
+                                const int32_t *border_bias, const int32_t *mult,
                                 const int8_t *shift, int8_t *output, void *scratch);
 int32_t ek_depthwise_s8_direct_ref_scratch_bytes(const ek_depthwise_params *p);
 

@@ -37,6 +37,23 @@ EK_INLINE void ek_dot2_s8(uint32_t acc[2], const int8_t *x, const int8_t *w0, co
   acc[1] = b;
 }
 
+/* Two rows of weights against two runs: acc[0..1] of x0, acc[2..3] of x1. Four loads, four products. */
+EK_INLINE void ek_dot2x2_s8(uint32_t acc[4], const int8_t *x0, const int8_t *x1, const int8_t *w0,
+                            const int8_t *w1, int32_t n) {
+  uint32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3];
+  for (int32_t i = 0; i < n; ++i) {
+    const int32_t x = x0[i], y = x1[i], v = w0[i], w = w1[i];
+    a += (uint32_t)(v * x);
+    b += (uint32_t)(w * x);
+    c += (uint32_t)(v * y);
+    d += (uint32_t)(w * y);
+  }
+  acc[0] = a;
+  acc[1] = b;
+  acc[2] = c;
+  acc[3] = d;
+}
+
 /* What an accumulator becomes: requantized, offset, clamped. */
 EK_INLINE int8_t ek_output_s8(uint32_t acc, int32_t mult, int shift, int32_t out_zp, int32_t lo,
                               int32_t hi) {

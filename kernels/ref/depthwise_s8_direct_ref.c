@@ -8,14 +8,16 @@ int32_t ek_depthwise_s8_direct_ref_scratch_bytes(const ek_depthwise_params *p) {
   return 0;
 }
 
-/* The taps of a window that lie in the input, [first, last) along both axes, and the window's first
- * tap (y, x). Taps outside read the zero point. */
+/* The taps of a window that lie in the input. */
 typedef struct {
-  int32_t y, x;
-  int32_t ky_first, ky_last, kx_first, kx_last;
-  int inside;
+  int32_t rows, columns;
+  const int8_t *x; /* the input's first channel under the first of them */
+  const int8_t *w; /* its weights */
+  int32_t x_row, x_step, w_row, w_step;
+  int32_t zp; /* what to subtract from x: 0 where all taps are inside and the bias is folded */
 } window;
 
+/* First and one past the last of taps start, start + dilation, ... within 0 .. size - 1. */
 EK_INLINE void axis(int32_t start, int32_t size, int32_t taps, int32_t dilation, int32_t *first,
                     int32_t *last) {
   int32_t f = 0, n = taps;
@@ -25,36 +27,18 @@ EK_INLINE void axis(int32_t start, int32_t size, int32_t taps, int32_t dilation,
   *last = n;
 }
 
-/* Channels c .. c+3 of one pixel, multiplier 1. */
-static void quad(const ek_depthwise_params *p, const int8_t *input, const window *v,
-                 const int8_t *weights, const int32_t *bias, uint32_t acc[4], int32_t c) {
-  const int32_t channels = p->out_c, zp = p->in_zp;
-  uint32_t a0 = (uint32_t)bias[c], a1 = (uint32_t)bias[c + 1];
-  uint32_t a2 = (uint32_t)bias[c + 2], a3 = (uint32_t)bias[c + 3];
-  if (!v->inside) {
-    const int8_t *w = weights + c;
-    for (int32_t ky = 0; ky < p->kernel_h; ++ky) {
-      const int row_inside = ky >= v->ky_first && ky < v->ky_last;
-      for (int32_t kx = 0; kx < p->kernel_w; ++kx, w += channels) {
-        if (row_inside && kx >= v->kx_first && kx < v->kx_last) continue;
-        a0 += (uint32_t)(w[0] * zp);
-        a1 += (uint32_t)(w[1] * zp);
-        a2 += (uint32_t)(w[2] * zp);
-        a3 += (uint32_t)(w[3] * zp);
-      }
-    }
-  }
-  const int32_t step = p->dilation_w * channels;
-  for (int32_t ky = v->ky_first; ky < v->ky_last; ++ky) {
-    const int8_t *x =
-        input + ((v->y + ky * p->dilation_h) * p->in_w + v->x + v->kx_first * p->dilation_w) *
-                    channels + c;
-    const int8_t *w = weights + (ky * p->kernel_w + v->kx_first) * channels + c;
-    for (int32_t kx = v->kx_first; kx < v->kx_last; ++kx, x += step, w += channels) {
-      a0 += (uint32_t)(w[0] * x[0]);
-      a1 += (uint32_t)(w[1] * x[1]);
-      a2 += (uint32_t)(w[2] * x[2]);
-      a3 += (uint32_t)(w[3] * x[3]);
+/* Channels c .. c + 3 of one pixel, multiplier 1; zp is v->zp, or 0 known to the compiler. */
+EK_INLINE void quad(const window *v, int32_t zp, int32_t c, uint32_t acc[4]) {
+  const int32_t x_step = v->x_step, w_step = v->w_step, columns = v->columns;
+  const int8_t *x_row = v->x + c, *w_row = v->w + c;
+  uint32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
+  for (int32_t ky = v->rows; ky > 0; --ky, x_row += v->x_row, w_row += v->w_row) {
+    const int8_t *x = x_row, *w = w_row;
+    for (int32_t kx = columns; kx > 0; --kx, x += x_step, w += w_step) {
+      a0 += (uint32_t)(w[0] * (x[0] - zp));
+      a1 += (uint32_t)(w[1] * (x[1] - zp));
+      a2 += (uint32_t)(w[2] * (x[2] - zp));
+      a3 += (uint32_t)(w[3] * (x[3] - zp));
     }
   }
   acc[0] = a0;
@@ -63,56 +47,78 @@ static void quad(const ek_depthwise_params *p, const int8_t *input, const window
   acc[3] = a3;
 }
 
-/* Output channel o of one pixel, which reads input channel c. */
-static uint32_t single(const ek_depthwise_params *p, const int8_t *input, const window *v,
-                       const int8_t *weights, int32_t bias, int32_t c, int32_t o) {
-  uint32_t acc = (uint32_t)bias;
-  const int8_t *w = weights + o;
-  int32_t iy = v->y;
-  for (int32_t ky = 0; ky < p->kernel_h; ++ky, iy += p->dilation_h) {
-    const int row_inside = ky >= v->ky_first && ky < v->ky_last;
-    int32_t ix = v->x;
-    for (int32_t kx = 0; kx < p->kernel_w; ++kx, ix += p->dilation_w, w += p->out_c) {
-      const int in = row_inside && kx >= v->kx_first && kx < v->kx_last;
-      const int32_t x = in ? input[(iy * p->in_w + ix) * p->in_c + c] : p->in_zp;
-      acc += (uint32_t)(*w * x);
+/* Output channel o, which reads input channel c, of one pixel. */
+static uint32_t single(const window *v, uint32_t acc, int32_t c, int32_t o) {
+  const int8_t *x_row = v->x + c, *w_row = v->w + o;
+  for (int32_t ky = v->rows; ky > 0; --ky, x_row += v->x_row, w_row += v->w_row) {
+    const int8_t *x = x_row, *w = w_row;
+    for (int32_t kx = v->columns; kx > 0; --kx, x += v->x_step, w += v->w_step) {
+      acc += (uint32_t)(*w * (*x - v->zp));
     }
   }
   return acc;
 }
 
+static void pixel(const ek_depthwise_params *p, const window *v, const int32_t *bias,
+                  const int32_t *mult, const int8_t *shift, int8_t *out) {
+  const int32_t zp = p->out_zp, lo = p->act_min, hi = p->act_max, out_c = p->out_c;
+  const int32_t quads = p->multiplier == 1 ? out_c & ~3 : 0;
+  int32_t o = 0;
+  for (; o < quads; o += 4) {
+    uint32_t acc[4] = {(uint32_t)bias[o], (uint32_t)bias[o + 1], (uint32_t)bias[o + 2],
+                       (uint32_t)bias[o + 3]};
+    if (v->zp) {
+      quad(v, v->zp, o, acc);
+    } else {
+      quad(v, 0, o, acc);
+    }
+    for (int i = 0; i < 4; ++i) {
+      out[o + i] = ek_output_s8(acc[i], mult[o + i], shift[o + i], zp, lo, hi);
+    }
+  }
+  int32_t c = quads, j = 0; /* o = c * multiplier + j */
+  for (; o < out_c; ++o) {
+    const uint32_t acc = single(v, (uint32_t)bias[o], c, o);
+    out[o] = ek_output_s8(acc, mult[o], shift[o], zp, lo, hi);
+    if (++j == p->multiplier) {
+      j = 0;
+      ++c;
+    }
+  }
+}
+
 void ek_depthwise_s8_direct_ref(const ek_depthwise_params *p, const int8_t *input,
-                                const int8_t *weights, const int32_t *bias, const int32_t *mult,
+                                const int8_t *weights, const int32_t *bias,
+                                const int32_t *border_bias, const int32_t *mult,
                                 const int8_t *shift, int8_t *output, void *scratch) {
   (void)scratch;
-  const int32_t zp = p->out_zp, lo = p->act_min, hi = p->act_max;
-  const int32_t quads = p->multiplier == 1 ? p->out_c & ~3 : 0;
+  const int32_t row = p->in_w * p->in_c;
   window v;
-  v.y = -p->pad_top;
-  for (int32_t oy = 0; oy < p->out_h; ++oy, v.y += p->stride_h) {
-    axis(v.y, p->in_h, p->kernel_h, p->dilation_h, &v.ky_first, &v.ky_last);
-    v.x = -p->pad_left;
-    for (int32_t ox = 0; ox < p->out_w; ++ox, v.x += p->stride_w) {
-      axis(v.x, p->in_w, p->kernel_w, p->dilation_w, &v.kx_first, &v.kx_last);
-      v.inside = v.ky_first == 0 && v.ky_last == p->kernel_h && v.kx_first == 0 &&
-                 v.kx_last == p->kernel_w;
-      int32_t o = 0;
-      for (; o < quads; o += 4) {
-        uint32_t acc[4];
-        quad(p, input, &v, weights, bias, acc, o);
-        for (int32_t i = 0; i < 4; ++i) {
-          *output++ = ek_output_s8(acc[i], mult[o + i], shift[o + i], zp, lo, hi);
-        }
+  v.x_row = p->dilation_h * row;
+  v.x_step = p->dilation_w * p->in_c;
+  v.w_row = p->kernel_w * p->out_c;
+  v.w_step = p->out_c;
+  int32_t y = -p->pad_top;
+  for (int32_t oy = 0; oy < p->out_h; ++oy, y += p->stride_h) {
+    int32_t top, bottom;
+    axis(y, p->in_h, p->kernel_h, p->dilation_h, &top, &bottom);
+    int32_t x = -p->pad_left;
+    for (int32_t ox = 0; ox < p->out_w; ++ox, x += p->stride_w, output += p->out_c) {
+      int32_t left, right;
+      axis(x, p->in_w, p->kernel_w, p->dilation_w, &left, &right);
+      v.rows = bottom - top;
+      v.columns = right - left;
+      const int inside = v.rows == p->kernel_h && v.columns == p->kernel_w;
+      v.zp = inside ? 0 : p->in_zp;
+      if (v.rows == 0 || v.columns == 0) { /* no tap inside: point at nothing beyond the ends */
+        v.rows = 0;
+        v.x = input;
+        v.w = weights;
+      } else {
+        v.x = input + (y + top * p->dilation_h) * row + (x + left * p->dilation_w) * p->in_c;
+        v.w = weights + top * v.w_row + left * v.w_step;
       }
-      int32_t c = quads, j = 0; /* o = c * multiplier + j */
-      for (; o < p->out_c; ++o) {
-        const uint32_t acc = single(p, input, &v, weights, bias[o], c, o);
-        *output++ = ek_output_s8(acc, mult[o], shift[o], zp, lo, hi);
-        if (++j == p->multiplier) {
-          j = 0;
-          ++c;
-        }
-      }
+      pixel(p, &v, inside ? bias : border_bias, mult, shift, output);
     }
   }
 }

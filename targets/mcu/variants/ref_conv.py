@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgekit.errors import UnsupportedError
@@ -90,7 +92,7 @@ def _geometry(node: Node, graph: Graph, kernel: tuple[int, int]) -> dict[str, ob
     }
 
 
-def _conv(node: Node, graph: Graph) -> KernelCall:
+def _conv(node: Node, graph: Graph, name: str) -> KernelCall:
     w, qw = _weights(node, graph)
     o, kh, kw, per_group = w.shape
     fields = _geometry(node, graph, (kh, kw))
@@ -99,7 +101,7 @@ def _conv(node: Node, graph: Graph) -> KernelCall:
     bias = _bias(node, graph, o) - qx.zp * w.astype(np.int64).sum(axis=(1, 2, 3))
     mult, shift = nm.conv_multipliers(qx.s, qw.scale, qy.s, o)
     return lowered(
-        "conv2d_s8_direct_ref",
+        name,
         "ek_conv.h",
         _CALL,
         "ek_conv_params",
@@ -108,20 +110,50 @@ def _conv(node: Node, graph: Graph) -> KernelCall:
     )
 
 
+def _direct(node: Node, graph: Graph) -> KernelCall:
+    return _conv(node, graph, "conv2d_s8_direct_ref")
+
+
+def _im2col(node: Node, graph: Graph) -> KernelCall:
+    call = _conv(node, graph, "conv2d_s8_im2col_ref")
+    w, a = constant(required(node, graph, 1), "weights"), node.attrs
+    (in_h, in_w, _), (out_h, out_w, _) = nhwc(required(node, graph)), nhwc(output(node, graph))
+    pads, _ = nm.conv_padding((in_h, in_w), w.shape[1:3], a["stride"], a["padding"], a["dilation"])
+    pointwise = (
+        w.shape[1:3] == (1, 1)
+        and w.shape[3] == required(node, graph).shape[3]
+        and (pads[0], pads[2]) == (0, 0)
+        and (out_h - 1) * a["stride"][0] < in_h
+        and (out_w - 1) * a["stride"][1] < in_w
+    )
+    return replace(call, scratch_bytes=0 if pointwise else 2 * (w.size // w.shape[0]))
+
+
 def _depthwise(node: Node, graph: Graph) -> KernelCall:
     w, qw = _weights(node, graph)
     _, kh, kw, o = w.shape
     fields = _geometry(node, graph, (kh, kw))
-    qx, qy = int8(required(node, graph)), int8(output(node, graph))
-    bias = _bias(node, graph, o) - qx.zp * w.astype(np.int64).sum(axis=(0, 1, 2))
+    x = required(node, graph)
+    qx, qy = int8(x), int8(output(node, graph))
+    bias = _bias(node, graph, o)
+    folded = wrap32(bias - qx.zp * w.astype(np.int64).sum(axis=(0, 1, 2)))
     mult, shift = nm.conv_multipliers(qx.s, qw.scale, qy.s, o)
+    a = node.attrs
+    pads, _ = nm.conv_padding(
+        (x.shape[1], x.shape[2]), (kh, kw), a["stride"], a["padding"], a["dilation"]
+    )
+    consts, border = _consts(w, folded, mult, shift), "bias"
+    if any(pads) and not np.array_equal(folded, wrap32(bias)):
+        border = "border_bias"
+        consts = (*consts, ConstArray(border, "int32_t", wrap32(bias)))
     return lowered(
         "depthwise_s8_direct_ref",
         "ek_conv.h",
-        _CALL,
+        f"&{{p}}, {{in0}}, {{c.weights}}, {{c.bias}}, {{c.{border}}}, {{c.mult}}, {{c.shift}}, "
+        "{out0}, {scratch}",
         "ek_depthwise_params",
-        {**fields, "multiplier": o // required(node, graph).shape[3]},
-        _consts(w, bias, mult, shift),
+        {**fields, "multiplier": o // x.shape[3]},
+        consts,
     )
 
 
@@ -168,7 +200,8 @@ def _fully_connected(node: Node, graph: Graph) -> KernelCall:
 
 
 VARIANTS = [
-    RefVariant("conv2d_s8_direct_ref", "CONV_2D", _conv),
+    RefVariant("conv2d_s8_im2col_ref", "CONV_2D", _im2col, rank=95),
+    RefVariant("conv2d_s8_direct_ref", "CONV_2D", _direct),
     RefVariant("depthwise_s8_direct_ref", "DEPTHWISE_CONV_2D", _depthwise),
     RefVariant("transpose_conv_s8_gather_ref", "TRANSPOSE_CONV", _transpose_conv),
     RefVariant("fully_connected_s8_ref", "FULLY_CONNECTED", _fully_connected),
