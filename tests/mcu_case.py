@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from netgen import Net, quantized, random_inputs
 
 from edgekit.artifact import Artifact, write_manifest
 from edgekit.graph.ir import Graph
 from edgekit.targets import get_backend, get_target
 from edgekit.targets.base import CompileOptions
 from edgekit.targets.schema import Target
-from netgen import Net, quantized, random_inputs
 
 
 @cache

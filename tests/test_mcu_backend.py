@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgekit_targets.mcu import profile, toolchain
 from edgekit_targets.mcu import project as mcu_project
-from edgekit_targets.mcu import toolchain
 from mcu_case import compile_to, samples, small_net
 
 from edgekit.artifact import Artifact
@@ -25,7 +25,7 @@ from edgekit.errors import (
 )
 from edgekit.formats import load
 from edgekit.graph import reference
-from edgekit.graph.ir import Graph, Tensor
+from edgekit.graph.ir import Graph, QuantParams, Tensor
 from edgekit.targets import get_backend, get_target
 from edgekit.targets.base import CompileOptions
 from edgekit.targets.schema import Target
@@ -131,26 +131,26 @@ def test_layers_are_traced(m4: Artifact) -> None:
 
 def test_profile_counts_every_layer(m4: Artifact) -> None:
     with open_device("virtual:cortex-m4") as d:
-        profile = BACKEND.profile(m4, d)
+        result = BACKEND.profile(m4, d)
         again = BACKEND.profile(m4, d, samples(m4.graph, 2, seed=5))
-    assert profile.kind == "simulated"
-    assert profile.kinds == {
+    assert result.kind == "simulated"
+    assert result.kinds == {
         "instructions": "simulated",
         "cycles": "estimated",
         "latency_ms": "estimated",
     }
-    assert profile.instructions is not None and profile.cycles is not None
-    layers = sum(la.instructions or 0 for la in profile.layers)
-    assert 0 <= profile.instructions - layers < 60, "only the call itself lies outside of layers"
-    assert sum(la.cycles or 0 for la in profile.layers) == pytest.approx(profile.cycles, rel=0.02)
-    assert [la.op for la in profile.layers] == [n.type for n in m4.graph.nodes]
-    by_op = {la.op: la for la in profile.layers}
+    assert result.instructions is not None and result.cycles is not None
+    layers = sum(la.instructions or 0 for la in result.layers)
+    assert 0 <= result.instructions - layers < 60, "only the call itself lies outside of layers"
+    assert sum(la.cycles or 0 for la in result.layers) == pytest.approx(result.cycles, rel=0.02)
+    assert [la.op for la in result.layers] == [n.type for n in m4.graph.nodes]
+    by_op = {la.op: la for la in result.layers}
     assert by_op["RESHAPE"].instructions == 0
     assert by_op["CONV_2D"].macs > 0
     clock = m4.target.core.clock_hz
-    assert profile.latency_ms == pytest.approx(1e3 * profile.cycles / clock)
-    assert again.instructions == pytest.approx(profile.instructions, rel=0.05)
-    assert profile.to_json()["total"]["instructions"] == profile.instructions
+    assert result.latency_ms == pytest.approx(1e3 * result.cycles / clock)
+    assert again.instructions == pytest.approx(result.instructions, rel=0.05)
+    assert result.to_json()["total"]["instructions"] == result.instructions
 
 
 def test_memory_adds_up(m4: Artifact) -> None:
@@ -185,12 +185,12 @@ def test_a_board_scales_the_cores_cycles(tmp_path: Path) -> None:
 def test_the_host_is_measured(tmp_path: Path) -> None:
     artifact = compile_to(tmp_path / "out", small_net(), "host")
     with open_device("host") as d:
-        profile = BACKEND.profile(artifact, d)
-    assert profile.kind == "measured" and set(profile.kinds.values()) == {"measured"}
-    assert profile.instructions is None and profile.cycles is None
-    assert profile.latency_ms is not None and 0 < profile.latency_ms < 1000
-    assert all(la.time_ms is not None and la.time_ms >= 0 for la in profile.layers)
-    assert max(la.time_ms or 0 for la in profile.layers) > 0
+        result = BACKEND.profile(artifact, d)
+    assert result.kind == "measured" and set(result.kinds.values()) == {"measured"}
+    assert result.instructions is None and result.cycles is None
+    assert result.latency_ms is not None and 0 < result.latency_ms < 1000
+    assert all(la.time_ms is not None and la.time_ms >= 0 for la in result.layers)
+    assert max(la.time_ms or 0 for la in result.layers) > 0
 
 
 # -- what is refused ---------------------------------------------------------------------------
@@ -261,6 +261,18 @@ def test_a_compilers_error_is_one_sentence(tmp_path: Path) -> None:
     assert "return missing" in e.value.log  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("target", ["cortex-m0plus", "cortex-m4"])
+def test_floats_at_the_border_work_without_an_fpu(target: str, tmp_path: Path) -> None:
+    """QUANTIZE and DEQUANTIZE: the one use of software floating point, brought by zig itself."""
+    q = QuantParams.per_tensor(0.05, 3)
+    g = Graph("border", {k: Tensor(k, (1, 40), "float32") for k in "xy"}, [], ("x",), ("y",))
+    g.tensors["i"] = Tensor("i", (1, 40), "int8", q)
+    g.add_node("QUANTIZE", ["x"], ["i"])
+    g.add_node("DEQUANTIZE", ["i"], ["y"])
+    artifact = compile_to(tmp_path / "out", g.validate(), target)
+    check_bytes(artifact)
+
+
 def test_wrong_inputs_are_refused(m4: Artifact) -> None:
     x = samples(m4.graph, 2)[0]
     with open_device("virtual:cortex-m4") as d:
@@ -313,9 +325,10 @@ def test_a_fault_is_reported_with_its_address(tmp_path: Path) -> None:
     with open_device("virtual:cortex-m4@qemu") as d:
         d.push(work / "firmware.elf", "f.elf")
         d.push_bytes(samples(small_net(), 1)[0].tobytes(), "in.bin")
-        with pytest.raises(DeviceError, match="fault|exception"):
-            result = d.run(RunRequest("f.elf", ("run", "in.bin", "out.bin"), timeout_s=30))
-            raise DeviceError(result.stdout)
+        with pytest.raises(
+            DeviceError, match=r"code 4: fault, exception 03 at pc 0000[0-9a-f]{4}$"
+        ):
+            profile.execute(d, "f.elf", ("run", "in.bin", "out.bin"))
 
 
 # -- the reference models -----------------------------------------------------------------------
@@ -334,11 +347,11 @@ def test_reference_models_on_the_cortex_m4(model: str, shared: Path, tmp_path: P
     artifact = compile_to(tmp_path / "out", graph)
     check_bytes(artifact, n=3)
     with open_device("virtual:cortex-m4") as d:
-        profile = BACKEND.profile(artifact, d)
+        result = BACKEND.profile(artifact, d)
     flash, ram, instructions = LIMITS[model]
-    assert profile.memory["flash_bytes"] <= flash
-    assert profile.memory["ram_bytes"] <= ram
-    assert profile.instructions is not None and profile.instructions <= instructions
+    assert result.memory["flash_bytes"] <= flash
+    assert result.memory["ram_bytes"] <= ram
+    assert result.instructions is not None and result.instructions <= instructions
 
 
 @pytest.mark.slow

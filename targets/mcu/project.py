@@ -32,7 +32,7 @@ from .toolchain import Compiler, Optimize, Unit, gcc_flags, runtime_library
 RUNTIME = Path(__file__).parent / "runtime"
 STACK_REGION = 16 * 1024  #: bytes of stack that virtual firmware gets, painted at the start
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
-_INCLUDES = ("include", "src", "kernels/include", "runtime")
+_INCLUDES = ("include", "src", "kernels/include")
 
 
 def kernels_dir() -> Path:
@@ -73,10 +73,10 @@ def write_project(
         files[f"kernels/include/{name}"] = (root / "include" / name).read_text("utf-8")
     runtime = ["runner.c", "ek_io.h"]
     runtime += ["io_host.c"] if target.is_host else ["io_semihosting.c", "startup.c", "ek_rt.c"]
-    if not target.is_host:
-        runtime.append("include/string.h")
     for name in runtime:
         files[f"runtime/{name}"] = (RUNTIME / name).read_text("utf-8")
+    if not target.is_host:  # in a folder of its own: only freestanding builds look there
+        files["runtime/include/string.h"] = (RUNTIME / "string.h").read_text("utf-8")
     sources = [
         "src/edgekit_model.c",
         "src/edgekit_weights.c",
