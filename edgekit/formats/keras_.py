@@ -1,7 +1,7 @@
 """Read Keras .h5 (Keras 2 and 3) and .keras (Keras 3) without Keras: config JSON and weights.
 
 The network is walked from its own configuration, so nothing of the file is ever executed (a
-``Lambda`` is refused by name), no backend is needed, and only ``h5py`` is imported. Layers are in
+``Lambda`` is refused by name), no backend is needed. Layers are in
 :mod:`edgekit.formats.keras_layers`; this module knows the containers, nested and shared layers.
 
 Formats: https://keras.io/guides/serialization_and_saving/ (``config.json``, ``model.weights.h5``,
@@ -10,12 +10,13 @@ and the older ``model_config`` attribute with ``model_weights``).
 
 from __future__ import annotations
 
-import io
-import json
+import importlib.util
 import re
-import zipfile
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,9 @@ from edgekit.formats.builder import Builder
 from edgekit.graph.ir import Graph, Tensor
 
 if TYPE_CHECKING:
-    import h5py
+    from edgekit.formats.keras_container import Weights
 
-MAX_CONFIG = 64 << 20
-MAX_WEIGHTS = 2 << 30
+TIMEOUT_S = 120.0
 _MODELS = ("Functional", "Model", "Sequential")
 
 
@@ -44,144 +44,11 @@ def read(path: Path | str, input_shapes: Mapping[str, tuple[int, ...]] | None = 
 
     path = Path(path)
     with malformed_is_format_error(path.name, "keras"):
-        if zipfile.is_zipfile(path):
-            config, weights = _open_zip(path)
-        else:
-            config, weights = _open_h5(path)
+        config, weights = _contents(path)
         try:
             return Importer(path.name, dict(input_shapes or {})).model(config, weights)
         except GraphError as e:
             raise FormatError(f"'{path.name}' is inconsistent: {e}") from e
-
-
-# -- containers --------------------------------------------------------------------------------
-
-
-@dataclass
-class Weights:
-    """Variables of a model's layers.
-
-    named: layer name -> variable name -> array (.h5). numbered: position path of the layer
-    (``layers/conv2d_1``) -> arrays in order (.keras).
-    """
-
-    named: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    numbered: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    is_numbered: bool = False
-    keras2: bool = False  #: written by Keras 2, whose hard_sigmoid has another slope
-
-
-def _hdf5() -> Any:
-    try:
-        import h5py
-    except ImportError as e:
-        raise InputError(
-            "reading Keras models needs h5py; install it with pip install edgekit[keras]"
-        ) from e
-    return h5py
-
-
-def _get(group: h5py.Group, path: str) -> Any:
-    """A member reached through hard links only: a file must not pull in other files."""
-    h5py = _hdf5()
-    node: Any = group
-    for part in path.split("/"):
-        if part in ("", "."):
-            continue
-        if not isinstance(node, h5py.Group) or part not in node:
-            raise FormatError(f"weights '{path}' are missing")
-        if not isinstance(node.get(part, getlink=True), h5py.HardLink):
-            raise FormatError(f"weights '{path}' are a link to somewhere else")
-        node = node[part]
-    return node
-
-
-def _array(data: h5py.Dataset, name: str) -> np.ndarray:
-    h5py = _hdf5()
-    if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
-        raise FormatError(f"weights '{name}' are not stored in the file")
-    if data.nbytes > MAX_WEIGHTS:
-        raise FormatError(f"weights '{name}' take {data.nbytes} bytes; at most {MAX_WEIGHTS} are")
-    value = np.asarray(data[()])
-    if value.dtype.kind not in "fiu":
-        raise UnsupportedError(f"weights '{name}' have dtype {value.dtype}; float32 is read")
-    if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
-        raise FormatError(f"weights '{name}' hold NaN or infinity")
-    return value
-
-
-def _json(text: bytes | str, source: str) -> dict[str, Any]:
-    try:
-        config = json.loads(text)
-    except ValueError as e:
-        raise FormatError(f"the configuration in '{source}' is not JSON ({e})") from None
-    if not isinstance(config, dict) or "class_name" not in config:
-        raise FormatError(f"the configuration in '{source}' describes no model")
-    return config
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _open_h5(path: Path) -> tuple[dict[str, Any], Weights]:
-    h5py = _hdf5()
-    try:
-        f = h5py.File(path, "r")
-    except OSError as e:
-        raise FormatError(f"'{path.name}' is not a readable HDF5 file ({e})") from e
-    with f:
-        if "model_config" not in f.attrs:
-            raise FormatError(
-                f"'{path.name}' holds no model configuration; save the whole model, not only weights"
-            )
-        config = _json(f.attrs["model_config"], path.name)
-        group = _get(f, "model_weights") if "model_weights" in f else f
-        version = _text(f.attrs.get("keras_version", "2"))
-        weights = Weights(keras2=version.startswith(("1", "2")))
-        for layer in group:
-            g = _get(group, layer)
-            names = [_text(n) for n in g.attrs.get("weight_names", [])]
-            for n in names:
-                parts = n.split(":")[0].split("/")
-                owner = parts[-2] if len(parts) > 1 else layer
-                value = _array(_get(g, n), n)
-                # The owner is the layer itself, or a layer of the nested model of that name.
-                weights.named.setdefault(layer, {}).setdefault(parts[-1], value)
-                weights.named.setdefault(f"{layer}/{owner}", {})[parts[-1]] = value
-        return config, weights
-
-
-def _open_zip(path: Path) -> tuple[dict[str, Any], Weights]:
-    with zipfile.ZipFile(path) as z:
-        sizes = {i.filename: i.file_size for i in z.infolist()}
-        for name, limit in (("config.json", MAX_CONFIG), ("model.weights.h5", MAX_WEIGHTS)):
-            if name not in sizes:
-                raise FormatError(f"'{path.name}' is not a .keras file: it has no {name}")
-            if sizes[name] > limit:
-                raise FormatError(f"{name} in '{path.name}' unpacks to {sizes[name]} bytes")
-        config = _json(z.read("config.json"), path.name)
-        data = io.BytesIO(z.read("model.weights.h5"))
-    weights = Weights(is_numbered=True)
-
-    hdf5 = _hdf5()
-
-    def walk(group: h5py.Group, prefix: str) -> None:
-        for key in group:
-            member = _get(group, key)
-            if not isinstance(member, hdf5.Group):
-                continue
-            here = f"{prefix}/{key}" if prefix else key
-            if key == "vars":
-                weights.numbered[prefix] = [
-                    _array(_get(member, k), f"{prefix}/{k}") for k in sorted(member, key=int)
-                ]
-            else:
-                walk(member, here)
-
-    with hdf5.File(data, "r") as f:
-        walk(f, "")
-    return config, weights
 
 
 def snake_case(class_name: str) -> str:
@@ -189,6 +56,45 @@ def snake_case(class_name: str) -> str:
     name = re.sub(r"\W+", "", class_name)
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _contents(path: Path) -> tuple[dict[str, Any], Weights]:
+    """Configuration and weights, unpacked by a process of its own: HDF5 crashes on bad files."""
+    from edgekit.formats.keras_container import load
+
+    if importlib.util.find_spec("h5py") is None:
+        raise InputError(
+            f"reading '{path.name}' needs h5py; install it with pip install edgekit[keras]"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "contents.npz"
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "edgekit.formats.keras_container",
+            str(path),
+            str(out),
+        ]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise FormatError(
+                f"'{path.name}' is not a readable Keras file: unpacking it took more than "
+                f"{TIMEOUT_S:g} s"
+            ) from None
+        if done.returncode == 0:
+            return load(out)
+    reason = done.stdout.strip().splitlines()
+    if done.returncode == 1 and reason:
+        kind = UnsupportedError if reason[-1].startswith("unsupported: ") else FormatError
+        raise kind(reason[-1].split(": ", 1)[1])
+    raise FormatError(
+        f"'{path.name}' is not a readable Keras file: the HDF5 library fails on it "
+        f"(status {done.returncode})"
+    )
 
 
 # -- the walk ----------------------------------------------------------------------------------

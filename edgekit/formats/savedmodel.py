@@ -71,6 +71,7 @@ def _plain_inputs(graph: Graph) -> Graph:
 def _convert(path: Path, out: Path, shapes: dict[str, list[int]], timeout_s: float) -> None:
     command = [
         sys.executable,
+        "-P",
         "-m",
         "edgekit.formats.savedmodel_worker",
         str(path.resolve()),

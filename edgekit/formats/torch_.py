@@ -142,7 +142,7 @@ def _reason(e: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's progress, warnings and log lines (tracebacks among them) are not the user's business."""
+    """Keep the exporter's progress, warnings and logged tracebacks from the user."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
