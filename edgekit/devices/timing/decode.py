@@ -15,6 +15,12 @@ from edgekit.devices.blocks import instruction_sizes
 
 _DSP_MULTIPLY = ("smla", "smls", "smul", "smml", "smmul", "smua", "smus")
 _FUSED = frozenset({"vmla", "vmls", "vnmla", "vnmls", "vfma", "vfms", "vfnma", "vfnms"})
+#: Packed arithmetic, extension, saturation, byte reversal: one such unit on the Cortex-M7.
+_SIMD = (
+    *("sadd", "ssub", "uadd", "usub", "shadd", "shsub", "uhadd", "uhsub", "qadd", "qsub", "uqadd"),
+    *("uqsub", "qdadd", "qdsub", "sasx", "ssax", "uasx", "usax", "qasx", "qsax", "sel", "usad"),
+    *("sxt", "uxt", "pkh", "ssat", "usat", "rev", "rbit", "sbfx", "ubfx"),
+)
 _MOVED = {
     "ldm": "ldm",
     "ldmdb": "ldm",
@@ -81,7 +87,10 @@ _KINDS = {
 class Ins:
     """kind: what the cost tables are keyed by. count: registers moved (load and store multiple).
     address: registers that form a memory address. pc: writes PC. double: double precision.
-    cond: a conditional branch. pipe: Helium pipe (``mem``, ``mac``, ``alu``), else ''."""
+    cond: a conditional branch. pipe: Helium pipe (``mem``, ``mac``, ``alu``), else ''.
+    late: registers needed after the others (accumulators, data to store). early: shifted operands.
+    unit: ``simd``, ``shift`` or ``first`` (issues only as the first of a pair), else ''. narrow: a
+    byte or halfword is loaded."""
 
     kind: str
     size: int
@@ -93,6 +102,10 @@ class Ins:
     double: bool = False
     cond: bool = False
     pipe: str = ""
+    late: frozenset[str] = frozenset()
+    early: frozenset[str] = frozenset()
+    unit: str = ""
+    narrow: bool = False
 
 
 @functools.cache
@@ -185,8 +198,49 @@ def _one(word: bytes, alignment: int, helium: bool) -> Ins:
         count = max(1, len(core))
     if kind == "alu" and pc:
         kind = "bx"
+    late, early, unit = _roles(ins, name, kind, writes)
     cond = kind == "cb" or (kind == "b" and ins.cc != arm_const.ARM_CC_AL)
-    return Ins(kind, size, count, reads, writes, address, pc, double, cond)
+    return Ins(
+        kind,
+        size,
+        count,
+        reads,
+        writes,
+        address,
+        pc,
+        double,
+        cond,
+        late=late,
+        early=early,
+        unit=unit,
+        narrow=name.startswith(("ldrb", "ldrh", "ldrsb", "ldrsh")),
+    )
+
+
+def _roles(
+    ins: Any, name: str, kind: str, writes: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str], str]:
+    """Registers read late, registers read early, special unit (see :class:`Ins`)."""
+    from capstone import arm_const
+
+    registers = [o for o in ins.operands if o.type == arm_const.ARM_OP_REG]
+    late: frozenset[str] = frozenset()
+    if kind in ("mla", "dsp") and len(registers) == 4:
+        late = frozenset({ins.reg_name(registers[3].reg)})
+        late -= {ins.reg_name(o.reg) for o in registers[1:3]}
+    elif kind == "fmac":
+        late = writes
+    elif kind in ("str", "strd"):
+        late = _registers(ins.reg_name(o.reg) for o in registers)
+    early = frozenset(ins.reg_name(o.reg) for o in registers if o.shift.type)
+    unit = ""
+    if kind == "alu" and name.startswith(_SIMD):
+        unit = "simd"
+    elif kind == "alu" and name in ("clz", "bfi", "bfc"):
+        unit = "first"
+    elif kind == "alu" and (early or name in ("lsl", "lsr", "asr", "ror")):
+        unit = "shift"
+    return late, early, unit
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -52,7 +52,8 @@ _TABLES: tuple[TimingTable, ...] = (
     ),
     DualIssue(
         name="m7",
-        source="modelled: Arm does not publish the Cortex-M7's timing; DDI 0489 for its pipeline",
+        source="modelled: Arm does not publish the Cortex-M7's timing; units and latencies as in the "
+        "scheduling model that Arm contributed to LLVM, pipeline as in DDI 0489",
     ),
     InOrder(
         name="m33",
