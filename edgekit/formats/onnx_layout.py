@@ -18,11 +18,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.formats.onnx_axes import (
+    Perm,
+    identity,
+    inverse,
+    physical_shape,
+    product,
+    reshape_groups,
+    with_ones,
+    without,
+)
 from edgekit.formats.onnx_context import HIDDEN, TO_NCHW
 from edgekit.formats.onnx_tidy import tidy
 from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
-
-Perm = tuple[int, ...]
 
 _UNARY = frozenset(
     [
@@ -47,10 +55,6 @@ _BINARY = frozenset(
     ["ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU"]
 )
 _LAST_AXIS = frozenset(["SOFTMAX", "LAYER_NORM"])
-
-
-def inverse(perm: Sequence[int]) -> Perm:
-    return tuple(int(i) for i in np.argsort(perm))
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class _Walk:
             if i in self.flipped:
                 perm = TO_NCHW
                 self.out.metadata[f"input_layout:{i}"] = "NHWC (from NCHW)"
-            self.out.add_tensor(t.with_(shape=_physical(t.shape, perm)))
+            self.out.add_tensor(t.with_(shape=physical_shape(t.shape, perm)))
             self.at[i] = Layout(i, perm)
             inputs.append(i)
         self.out.inputs = tuple(inputs)
@@ -257,7 +261,7 @@ class _Walk:
         outs = []
         for o, perm in zip(node.outputs, perms, strict=True):
             t = self.src.tensor(o)
-            y = self.out.add_tensor(t.with_(shape=_physical(t.shape, perm))).name
+            y = self.out.add_tensor(t.with_(shape=physical_shape(t.shape, perm))).name
             self.at[o] = Layout(y, perm)
             outs.append(y)
         self._add(node.with_(inputs=tuple(inputs), outputs=tuple(outs), attrs=attrs))
@@ -308,8 +312,10 @@ class _Walk:
             self._plain(node, a)
 
     def _plain(self, node: Node, a: dict) -> None:
-        ins = [None if i is None else self.want(i, _id(self.src.tensor(i))) for i in node.inputs]
-        self._copy(node, ins, a, [_id(self.src.tensor(o)) for o in node.outputs])
+        ins = [
+            None if i is None else self.want(i, identity(self.src.tensor(i))) for i in node.inputs
+        ]
+        self._copy(node, ins, a, [identity(self.src.tensor(o)) for o in node.outputs])
 
     def _keep_index(self, name: str, index: tuple[int, ...] | None) -> None:
         if index is not None:
@@ -329,17 +335,17 @@ class _Walk:
                 for i, lay in zip(live, lays, strict=True)
             ):
                 ins = [self._indexed(i, index) for i in names]
-                self._copy(node, list(ins), a, [_id(out)])
+                self._copy(node, list(ins), a, [identity(out)])
                 self._keep_index(node.outputs[0], index)
                 return
-            perm: Perm = _id(out)
+            perm: Perm = identity(out)
         else:
             full = [
                 (self.src.tensor(i).elements, not lay.plain, -k, lay.perm)
                 for k, (i, lay) in enumerate(zip(live, lays, strict=True))
                 if len(lay.perm) == rank
             ]
-            perm = max(full)[3] if full else _id(out)
+            perm = max(full)[3] if full else identity(out)
         self._copy(node, [self._aligned(i, rank, perm) for i in names], a, [perm])
 
     def _indexed(self, logical: str, index: tuple[int, ...]) -> str:
@@ -358,7 +364,7 @@ class _Walk:
         t = self.src.tensor(logical)
         n = len(t.shape)
         if perm == tuple(range(rank)):
-            return self.want(logical, _id(t))
+            return self.want(logical, identity(t))
         if t.elements == 1 and self._const(logical) is not None:
             return self._layout(logical).tensor
         if self._const(logical) is None:
@@ -395,13 +401,13 @@ class _Walk:
         if lay.index is not None and self._const(w) is not None:
             inv = list(inverse(lay.index))
             weights = self._emit_const(w, lambda v: v[:, inv], (0, 1), ("columns", lay.index))
-            self._copy(node, [lay.tensor, weights, *bias], a, [_id(out)])
+            self._copy(node, [lay.tensor, weights, *bias], a, [identity(out)])
             return
         keep = a["keep_num_dims"] and lay.index is None and lay.perm[last] == last
         perm = lay.perm if keep else tuple(range(last + 1))
         weights = self._layout(w).tensor if self._const(w) else self.want(w, (0, 1))
         ins = [self.want(x, perm), weights, *bias]
-        self._copy(node, list(ins), a, [perm if a["keep_num_dims"] else _id(out)])
+        self._copy(node, list(ins), a, [perm if a["keep_num_dims"] else identity(out)])
 
     def _reduce(self, node: Node, a: dict, axes: Sequence[int], keep: bool) -> None:
         x = node.inputs[0]
@@ -411,7 +417,7 @@ class _Walk:
         physical = self.want(x, perm)
         renamed = tuple(sorted(perm[i] for i in axes))
         attrs = {**a, "axes": renamed} if "axes" in a else {**a, "axis": renamed[0]}
-        out_perm = perm if keep else _without(perm, axes)
+        out_perm = perm if keep else without(perm, axes)
         self._copy(node, [physical], attrs, [out_perm])
 
     def _axes(self, node: Node, a: dict) -> None:
@@ -441,7 +447,7 @@ class _Walk:
                 a[key] = tuple(a[key][i] for i in inv)
             shrink = a["shrink_axes"]
             a["shrink_axes"] = tuple(sorted(perm[i] for i in shrink))
-            perms = [_without(perm, shrink)]
+            perms = [without(perm, shrink)]
         self._copy(node, [self.want(i, perm) for i in names], a, perms)
 
     def _concat_features(self, node: Node, a: dict, lays: list[Layout]) -> None:
@@ -471,7 +477,7 @@ class _Walk:
                 ins.append(self.want(i, swapped))
             else:
                 ins.append(self.want(i, tuple(range(n))))
-        self._copy(node, ins, a, [_id(self.src.tensor(node.outputs[0]))])
+        self._copy(node, ins, a, [identity(self.src.tensor(node.outputs[0]))])
 
     # -- reshape -------------------------------------------------------------------------------
 
@@ -487,20 +493,20 @@ class _Walk:
             lay = Layout(self._ungathered(lay), lay.perm)
         if lay.plain:
             t = self._emit("RESHAPE", [lay.tensor], {"new_shape": new}, like, y)
-            self.at[y] = Layout(t, _id(like))
+            self.at[y] = Layout(t, identity(like))
             return
-        groups = _groups(old, new)
-        groups.sort(key=lambda g: min(lay.perm[i] for i in g[0]))
+        groups = reshape_groups(old, new)
+        groups.sort(key=lambda g: max(lay.perm[i] for i in g[0]))  # axes gather at the last
         order = [i for g in groups for i in g[0]]
         now = sorted(order, key=lambda i: lay.perm[i])
-        out_order = _with_ones([o for g in groups for o in g[1]], new)
+        out_order = with_ones([o for g in groups for o in g[1]], new)
         out_perm = inverse(out_order)
         physical = lay.tensor
         if (
             order != now
             and len(new) == 2
             and out_order == [0, 1]
-            and new[1] == _product(old[i] for i in groups[-1][0])
+            and new[1] == product(old[i] for i in groups[-1][0])
         ):
             first = [i for i in now if i not in groups[-1][0]]
             if now[: len(first)] == first and first == order[: len(first)]:
@@ -517,63 +523,3 @@ class _Walk:
         shape = tuple(new[i] for i in out_order)
         t = self._emit("RESHAPE", [physical], {"new_shape": shape}, like.with_(shape=shape), y)
         self.at[y] = Layout(t, out_perm)
-
-
-def _id(t: Tensor) -> Perm:
-    return tuple(range(len(t.shape)))
-
-
-def _physical(shape: Sequence[int], perm: Perm) -> tuple[int, ...]:
-    return tuple(shape[i] for i in inverse(perm))
-
-
-def _product(values) -> int:
-    n = 1
-    for v in values:
-        n *= v
-    return n
-
-
-def _without(perm: Perm, axes: Sequence[int]) -> Perm:
-    """The permutation of what is left when the logical ``axes`` are gone."""
-    left = [p for i, p in enumerate(perm) if i not in set(axes)]
-    rank = {p: k for k, p in enumerate(sorted(left))}
-    return tuple(rank[p] for p in left)
-
-
-def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Smallest runs of axes (size 1 left out) of equal product in both shapes."""
-    a = [i for i, d in enumerate(old) if d != 1]
-    b = [i for i, d in enumerate(new) if d != 1]
-    groups: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(a) and j < len(b):
-        ga, gb = [a[i]], [b[j]]
-        pa, pb = old[a[i]], new[b[j]]
-        i, j = i + 1, j + 1
-        while pa != pb:
-            if pa < pb:
-                ga.append(a[i])
-                pa *= old[a[i]]
-                i += 1
-            else:
-                gb.append(b[j])
-                pb *= new[b[j]]
-                j += 1
-        groups.append((ga, gb))
-    return groups
-
-
-def _with_ones(order: list[int], shape: Sequence[int]) -> list[int]:
-    """``order`` of the axes that matter, with axes of size 1 put where they look natural."""
-    if order == sorted(order):
-        return list(range(len(shape)))
-    out = list(order)
-    for k in [i for i, d in enumerate(shape) if d == 1][::-1]:
-        if all(k < i for i in order):
-            out.insert(0, k)
-        elif k + 1 in out:
-            out.insert(out.index(k + 1), k)
-        else:
-            out.append(k)
-    return out

@@ -148,6 +148,12 @@ def _inputs(
         if value.dtype.kind == "f" and not np.all(np.isfinite(value)) and value.size > 1:
             raise FormatError(f"initializer '{init.name}' of '{source}' holds NaN or infinity")
         ctx.values[init.name] = value
+    known = [i.name for i in graph.input if i.name not in ctx.values]
+    unknown = sorted(set(fixed) - set(known))
+    if unknown:
+        raise InputError(
+            f"'{source}' has no input '{unknown[0]}'; its inputs are {', '.join(known) or 'none'}"
+        )
     names: list[str] = []
     for i in graph.input:
         if i.name in ctx.values:
@@ -162,11 +168,6 @@ def _inputs(
         ctx.graph.add_tensor(Tensor(i.name, shape, _INPUT_DTYPES[kind]))
         ctx.bind(i.name, i.name)
         names.append(i.name)
-    unknown = sorted(set(fixed) - set(names))
-    if unknown:
-        raise InputError(
-            f"'{source}' has no input '{unknown[0]}'; its inputs are {', '.join(names) or 'none'}"
-        )
     if not names:
         raise FormatError(f"'{source}' has no inputs")
     ctx.graph.inputs = tuple(names)

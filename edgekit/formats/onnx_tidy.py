@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.formats.onnx_context import HIDDEN
-from edgekit.graph.ir import Graph, Node, QuantParams, Tensor
+from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
 
 
 def tidy(graph: Graph) -> Graph:
@@ -153,20 +153,20 @@ def _reordered(g: Graph, t: Tensor, order: np.ndarray) -> str:
 
 
 def plain_names(g: Graph) -> None:
-    """``x~~nhwc`` becomes ``x`` where that name is free."""
+    """``x~~nhwc`` becomes ``x`` where that name is free, else ``x_nhwc``."""
     renamed: dict[str, str] = {}
     used = set(g.tensors)
-    for name in [*g.outputs, *list(g.tensors)[::-1]]:  # of several, the last one made
+    hidden = [n for n in [*g.outputs, *list(g.tensors)[::-1]] if HIDDEN in n and n not in g.inputs]
+    for name in dict.fromkeys(hidden):  # of several with one base, the last one made gets it
         base = name.split(HIDDEN)[0]
-        if (
-            HIDDEN in name
-            and base
-            and base not in used
-            and name not in g.inputs
-            and name not in renamed
-        ):
-            used.add(base)
+        if base and base not in used:
             renamed[name] = base
+        else:
+            renamed[name] = unique(name.replace(HIDDEN, "_"), used)
+        used.add(renamed[name])
+    names: dict[str, str] = {}
+    for n in g.nodes:
+        names[n.name] = unique(n.name.replace(HIDDEN, "_"), set(names.values()))
     if not renamed:
         return
     g.tensors = {
@@ -175,6 +175,7 @@ def plain_names(g: Graph) -> None:
     }
     g.nodes = [
         n.with_(
+            name=names[n.name],
             inputs=tuple(None if i is None else renamed.get(i, i) for i in n.inputs),
             outputs=tuple(renamed.get(o, o) for o in n.outputs),
         )
