@@ -105,7 +105,7 @@ def _embedded(art: Artifact) -> str:
 def view(art: Artifact) -> dict[str, Any]:
     """What the template gets: plain values and the dataclasses of this package."""
     manifest = text.mapping(art.manifest)
-    profile, check = art.result("profile"), art.result("verify")
+    profile, check = _result(art, "profile", "total"), _result(art, "verify", "mismatched_bytes")
     graph, target = art.graph, art.target
     memory = text.mapping(manifest.get("memory"))
     layers = join(text.rows(manifest.get("plan")), profile, graph)
@@ -155,6 +155,12 @@ def view(art: Artifact) -> dict[str, Any]:
         "inputs": [graph.tensor(i) for i in graph.inputs],
         "outputs": [graph.tensor(o) for o in graph.outputs],
     }
+
+
+def _result(art: Artifact, name: str, key: str) -> dict[str, Any] | None:
+    """A stored result, or None when there is none or it is something else."""
+    document = art.result(name)
+    return document if document is not None and key in document else None
 
 
 def _verdict(check: Mapping[str, Any] | None) -> tuple[str, str]:
