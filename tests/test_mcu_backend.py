@@ -12,6 +12,7 @@ import pytest
 from edgekit_targets.mcu import profile, toolchain
 from edgekit_targets.mcu import project as mcu_project
 from mcu_case import compile_to, samples, small_net
+from netgen import dead_network, quantized
 
 from edgekit.artifact import Artifact
 from edgekit.devices.base import RunRequest
@@ -394,3 +395,14 @@ def test_results_of_many_inputs_and_outputs_keep_their_order(tmp_path: Path) -> 
         got = BACKEND.run(artifact, d, xs, trace_layers=True)
     for name, y in zip(graph.outputs, got.outputs, strict=True):
         assert np.array_equal(y, want[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks(seed: int, tmp_path: Path) -> None:
+    """Concatenation, padding, odd shapes, hard swish, mean: whatever the generator draws."""
+    rng = np.random.default_rng(1000 + seed)
+    graph = quantized(dead_network(rng, 0.3), rng)
+    targets = ["cortex-m4", "cortex-m0plus", "host"] + (["cortex-m55"] if HAS_QEMU else [])
+    for target in targets:
+        check_bytes(compile_to(tmp_path / target, graph, target))

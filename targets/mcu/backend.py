@@ -126,7 +126,7 @@ class McuBackend:
         _check_fit(target, mcu, constants, plan.arena_bytes + mcu.config.stack_bytes, "at least ")
 
         say("writing C")
-        project = write_project(out, graph, calls, source, mcu)
+        project = write_project(out, graph, calls, source, mcu, options.optimize)
         say(f"compiling with {compiler.name} {compiler.version}")
         memory: dict[str, Any] = {
             "arena_bytes": plan.arena_bytes,

@@ -27,7 +27,7 @@ from .codegen import Source
 from .config import LINK_MAPS, LinkMap, McuTarget, Region
 from .contract import KernelCall
 from .memory import Plan
-from .toolchain import Compiler, Optimize, Unit, gcc_flags, runtime_library
+from .toolchain import OPTIMIZE_FLAGS, Compiler, Optimize, Unit, gcc_flags, runtime_library
 
 RUNTIME = Path(__file__).parent / "runtime"
 STACK_REGION = 16 * 1024  #: bytes of stack that virtual firmware gets, painted at the start
@@ -56,6 +56,7 @@ def write_project(
     calls: Mapping[str, KernelCall],
     source: Source,
     target: McuTarget,
+    optimize: Optimize = "speed",
 ) -> Project:
     """Write the C project below ``out``."""
     root = kernels_dir()
@@ -82,8 +83,13 @@ def write_project(
         "src/edgekit_weights.c",
         *(f"kernels/{k}" for k in kernels if k.endswith((".c", ".S"))),
     ]
-    files["CMakeLists.txt"] = _template("CMakeLists.txt.in", sources="\n  ".join(sources))
-    files["README.txt"] = _readme(graph, target)
+    files["CMakeLists.txt"] = _template(
+        "CMakeLists.txt.in",
+        sources="\n  ".join(sources),
+        languages="C ASM" if any(s.endswith(".S") for s in sources) else "C",
+        optimize=OPTIMIZE_FLAGS[optimize],
+    )
+    files["README.txt"] = _readme(graph, target, OPTIMIZE_FLAGS[optimize])
     for name, text in files.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +122,7 @@ def _template(name: str, **values: str) -> str:
     return _Template((RUNTIME / name).read_text("utf-8")).safe_substitute(values)
 
 
-def _readme(graph: Graph, target: McuTarget) -> str:
+def _readme(graph: Graph, target: McuTarget, optimize: str) -> str:
     ins = "\n".join(
         f"  input {k}: {t.dtype}{list(t.shape)} '{t.name}'"
         for k, t in enumerate(graph.tensor(i) for i in graph.inputs)
@@ -132,6 +138,7 @@ def _readme(graph: Graph, target: McuTarget) -> str:
         target=f"{target.target.name} ({target.target.board})",
         values=f"{ins}\n{outs}",
         flags=flags or "(none needed)",
+        optimize=optimize,
     )
 
 

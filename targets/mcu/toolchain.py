@@ -40,7 +40,7 @@ _COMMON = (
     "-ffp-contract=off",
     "-g0",
 )
-_OPT: Mapping[str, str] = {"speed": "-O3", "size": "-Os", "ram": "-O2"}
+OPTIMIZE_FLAGS: Mapping[str, str] = {"speed": "-O3", "size": "-Os", "ram": "-O2"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Compiler:
                 *self.cc,
                 *self.flags,
                 *WARNINGS,
-                _OPT[optimize],
+                OPTIMIZE_FLAGS[optimize],
                 *unit.flags,
                 *(f"-I{i}" for i in includes),
                 *(f"-D{d}" for d in unit.defines),
