@@ -58,6 +58,7 @@ def prepare(
             **options.to_json(),
             "samples": len(chosen),
             "data": chosen.source,
+            "result": reference.metadata.get("quantized", ""),
         }
     if progress:
         progress("looking for dead channels")
