@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -170,6 +171,43 @@ def test_native_build_with_zig_and_in_a_fresh_cache(
         assert run(bare("work"), hook="c", trace=True).exit_code == 0
     finally:
         build.build.cache_clear()
+
+
+def test_concurrent_builds_leave_one_library(tmp_path: Path) -> None:
+    code = "from edgekit.devices.native.build import build; print(build('qemu_blocks.c'))"
+    environment = {**os.environ, "EDGEKIT_CACHE": str(tmp_path)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    paths = {process.communicate(timeout=120)[0].strip() for process in running}
+    assert len(paths) == 1
+    assert [str(p) for p in (tmp_path / "native").iterdir()] == list(paths)
+
+
+def test_a_cache_that_others_can_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.devices.native import build
+
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+    (tmp_path / "native").mkdir()
+    (tmp_path / "native").chmod(0o777)
+    build.build.cache_clear()
+    try:
+        assert build.build("blockhook.c").parent != tmp_path / "native"
+        assert list((tmp_path / "native").iterdir()) == []
+    finally:
+        build.build.cache_clear()
+
+
+def test_unaligned_loads_fault_on_m0plus_only() -> None:
+    assert run(bare("unaligned", "cortex-m4"), "cortex-m4").exit_code == 0
+    path = bare("unaligned", "cortex-m0plus")
+    with pytest.raises(DeviceError, match=r"unaligned or forbidden.*\(Reset\+"):
+        run(path, "cortex-m0plus")
 
 
 def test_a_resnet_sized_run_takes_under_half_a_second() -> None:

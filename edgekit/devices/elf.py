@@ -69,6 +69,7 @@ class Firmware:
         self.symbols: dict[str, int] = {}  #: name -> address without the Thumb bit
         self._sized: dict[str, int] = {}  #: name -> size in bytes, of sized symbols
         self._functions: list[tuple[str, int, int]] = []
+        self._labels: list[tuple[str, int]] = []  #: untyped global symbols in code (assembly)
         self._code_ends: list[int] = []
         self._parse(data)
 
@@ -128,6 +129,7 @@ class Firmware:
             )
         if not any(s.executable for s in self.segments):
             raise self._refuse("has no executable segment")
+        code = {i for i, s in enumerate(elf.iter_sections()) if s["sh_flags"] & 4 and s["sh_size"]}
         ends = [int(s["sh_addr"] + s["sh_size"]) for s in elf.iter_sections() if s["sh_flags"] & 4]
         self._code_ends = sorted(ends)
         for table in elf.iter_sections():
@@ -143,6 +145,10 @@ class Firmware:
                 if kind == "STT_FUNC":
                     value &= ~1
                     self._functions.append((sym.name, value, int(sym["st_size"])))
+                elif kind == "STT_NOTYPE" and sym["st_shndx"] in code:
+                    value &= ~1
+                    if sym["st_info"]["bind"] == "STB_GLOBAL":
+                        self._labels.append((sym.name, value))
                 self.symbols.setdefault(sym.name, value)
                 if sym["st_size"]:
                     self._sized.setdefault(sym.name, int(sym["st_size"]))
@@ -157,6 +163,13 @@ class Firmware:
             # Weak aliases of one address: the longer range wins, then the shorter name.
             if old is None or (size, -len(name)) > (old[1], -len(old[0])):
                 by_start[start] = (name, size)
+        # A label that assembly did not declare as a function is one, unless it lies inside of one.
+        sized = sorted((start, start + size) for start, (_, size) in by_start.items() if size)
+        lows = [low for low, _ in sized]
+        for name, start in self._labels:
+            i = bisect.bisect_right(lows, start) - 1
+            if start not in by_start and (i < 0 or start >= sized[i][1]):
+                by_start[start] = (name, 0)
         starts = sorted(by_start)
         seen: dict[str, int] = {}
         out: list[Function] = []

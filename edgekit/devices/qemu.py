@@ -35,6 +35,8 @@ _STATUS = struct.Struct("<7Q")  # struct ek_status of native/qemu_blocks.c
 _BLOCK = struct.Struct("<QQIIII")  # struct ek_block
 _OUT_OF_BUDGET, _STUCK = 1, 2
 _POLL_S = 0.05
+_MAX_CONSOLE = 64 << 20
+_MAX_SOCKET_PATH = 100  # of a Unix socket; without it an error lacks the registers
 #: HardFault, MemManage, BusFault, UsageFault, SecureFault (Armv8-M ARM, B3.30).
 _FAULT_VECTORS = (3, 4, 5, 6, 7)
 
@@ -80,8 +82,9 @@ class _Drain(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        # What is more than anybody would read is thrown away.
         while chunk := self._pipe.read1(1 << 16):  # type: ignore[attr-defined]
-            self._data += chunk
+            self._data += chunk[: max(0, _MAX_CONSOLE - len(self._data))]
 
     def text(self) -> str:
         self.join(5)
@@ -237,7 +240,6 @@ class _Run:
             *("-chardev", "file,id=console,path=/dev/stdout"),
             *("-semihosting-config", f"enable=on,target=native,chardev=console{args}"),
             *("-icount", "shift=6,sleep=off"),
-            *("-qmp", f"unix:{self._qmp},server=on,wait=off"),
             *("-kernel", str(program)),
         ]
         boot = firmware.boot
@@ -251,6 +253,8 @@ class _Run:
                     "at address 0"
                 )
             command += ["-device", f"loader,file={blob},addr=0,force-raw=on"]
+        if len(str(self._qmp)) < _MAX_SOCKET_PATH:
+            command += ["-qmp", f"unix:{self._qmp},server=on,wait=off"]
         try:
             command += ["-plugin", self._plugin()]
         except ToolchainError:

@@ -22,6 +22,7 @@ FEATURES = b"SHFB\x03"  #: SYS_EXIT_EXTENDED, and ":tt" opened for append is std
 TICKS_PER_SECOND = 100_000_000  #: of SYS_TICKFREQ and SYS_CLOCK: one tick an instruction
 _MODES = ("rb", "r+b", "wb", "w+b", "ab", "a+b")
 _MAX_TRANSFER = 256 << 20
+_MAX_CONSOLE = 64 << 20
 
 
 class Memory(Protocol):
@@ -30,6 +31,10 @@ class Memory(Protocol):
     def read(self, address: int, size: int) -> bytes: ...
 
     def write(self, address: int, data: bytes) -> None: ...
+
+
+class ConsoleFlood(Exception):
+    """The program wrote more to its console than anybody would read."""
 
 
 class ProgramExit(Exception):
@@ -105,7 +110,7 @@ class Semihosting:
     def call(self, op: int, arg: int) -> int:
         """Do operation ``op``; returns the 32-bit result for r0 (-1 for unknown operations).
 
-        Raises ProgramExit for SYS_EXIT, MemoryError for a bad pointer.
+        Raises ProgramExit for SYS_EXIT, MemoryError for a bad pointer, ConsoleFlood.
         """
         handler = self._ops.get(op)
         if handler is None:
@@ -187,13 +192,18 @@ class Semihosting:
             file.close()
         return 0
 
-    def _writec(self, arg: int) -> int:
-        self.stdout += self._memory.read(arg, 1)
+    @staticmethod
+    def _print(sink: bytearray, data: bytes) -> int:
+        if len(sink) + len(data) > _MAX_CONSOLE:
+            raise ConsoleFlood
+        sink += data
         return 0
 
+    def _writec(self, arg: int) -> int:
+        return self._print(self.stdout, self._memory.read(arg, 1))
+
     def _write0(self, arg: int) -> int:
-        self.stdout += self._cstring(arg)
-        return 0
+        return self._print(self.stdout, self._cstring(arg))
 
     def _write(self, arg: int) -> int:
         handle, address, length = self._words(arg, 3)
@@ -204,8 +214,7 @@ class Semihosting:
         if isinstance(file, _Console):
             if file.sink is None:
                 return length
-            file.sink += data
-            return 0
+            return self._print(file.sink, data)
         try:
             return length - (file.write(data) or 0)
         except OSError as error:

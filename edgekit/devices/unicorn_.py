@@ -22,7 +22,7 @@ from edgekit.devices.peripherals import BASE as PPB_BASE
 from edgekit.devices.peripherals import SIZE as PPB_SIZE
 from edgekit.devices.peripherals import PrivatePeripherals, SystemReset
 from edgekit.devices.sandbox import Sandbox
-from edgekit.devices.semihosting import ProgramExit, Semihosting
+from edgekit.devices.semihosting import ConsoleFlood, ProgramExit, Semihosting
 from edgekit.errors import DeviceError, EdgekitError, ToolchainError
 
 _PAGE = 0x1000
@@ -38,7 +38,7 @@ _EXCEPTIONS = {
     1: "an undefined instruction",
     2: "a supervisor call (SVC)",
     3: "a prefetch abort",
-    4: "a data abort",
+    4: "a data abort (unaligned or forbidden access)",
     7: "a breakpoint (BKPT)",
     8: "an exception return without an exception",
     17: "a coprocessor that is not there or not enabled",
@@ -218,6 +218,9 @@ class Machine:
             return
         except MemoryError as error:
             self._stop(_Fault(f"passed semihosting call {op:#x} a bad pointer ({error})"))
+            return
+        except ConsoleFlood:
+            self._stop(_Fault("wrote more than 64 MiB to its console"))
             return
         uc.reg_write(arm_const.UC_ARM_REG_R0, result)
         uc.reg_write(arm_const.UC_ARM_REG_PC, (pc + 2) | 1)
