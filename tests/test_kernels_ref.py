@@ -179,6 +179,33 @@ def test_five_dimensional_broadcast(tmp_path: Path) -> None:
     kernel_host.check([Case(g.validate(), inputs)], tmp_path)
 
 
+def test_addition_by_table(tmp_path: Path) -> None:
+    """Sizes from which ADD and SUB get tables, which random cases rarely reach."""
+    rng = np.random.default_rng(8)
+    cases = []
+    for i in range(24):
+        big, other = (1, 4, 16, 17), ((1, 4, 16, 17), (17,), (1, 1, 16, 1), (1, 4, 1, 17))[i % 4]
+        q1 = opgen.act_quant(rng, "int8")
+        assert q1 is not None
+        q2 = q1 if i % 5 == 0 else opgen.act_quant(rng, "int8", q1.s * 2.0 ** rng.uniform(-6, 6))
+        assert q2 is not None
+        out = opgen.act_quant(rng, "int8", max(q1.s, q2.s) * 2.0 ** rng.uniform(-2, 3))
+        tensors = [Tensor("x", big, "int8", q1), Tensor("z", other, "int8", q2)]
+        tensors = tensors[:: 1 if i % 3 else -1]
+        y = Tensor("y", big, "int8", out)
+        g = Graph("t", {t.name: t for t in (*tensors, y)}, [], ("x", "z"), ("y",))
+        names = [t.name for t in tensors]
+        attrs = {"activation": opgen.pick(rng, opgen.ACTIVATIONS)}
+        node = g.add_node(("ADD", "SUB")[i % 2], names, ["y"], attrs, "op")
+        g.validate()
+        assert variants.select(node, g, TARGET).name == "add_s8_lut_ref"
+        assert variants.select(node, g, TARGET, "size").name != "add_s8_lut_ref"
+        inputs = [opgen.samples(rng, g.tensor(n).shape, "int8") for n in g.inputs]
+        found = variants.candidates(node, g, TARGET)
+        cases += [Case(g, inputs, v.lower(node, g, TARGET)) for v in found]
+    kernel_host.check(cases, tmp_path)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "float32"])
 def test_transpose_moves_any_type(dtype: str, tmp_path: Path) -> None:
     x = Tensor("x", (1, 2, 3, 4, 5), dtype)
@@ -204,11 +231,16 @@ int8_t t_finish(int32_t x, int32_t zp, int32_t lo, int32_t hi) {
 """
 
 
-@pytest.fixture(scope="module")
-def arithmetic(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+@pytest.fixture(scope="module", params=[0, 1], ids=["long", "split"])
+def arithmetic(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ctypes.CDLL:
+    """The inline functions of ``ek_common.h``, with either form of the high multiplication."""
     folder = tmp_path_factory.mktemp("arithmetic")
     (folder / "t.c").write_text(_EXPORTS)
     command = ["cc", *kernel_host.WARNINGS, "-O2", "-shared", "-fPIC", f"-I{include_dir()}"]
+    command += [f"-DEK_SPLIT_MULTIPLY={request.param}", "-fsanitize=undefined"]
+    command += ["-fno-sanitize-recover=all"]
     subprocess.run(
         [*command, str(folder / "t.c"), "-o", str(folder / "t.so")], check=True, timeout=60
     )

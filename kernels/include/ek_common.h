@@ -29,11 +29,31 @@ EK_INLINE int8_t ek_sat_s8(int32_t x) { return (int8_t)ek_clamp(x, -128, 127); }
 /* x * 2^n modulo 2^32. */
 EK_INLINE int32_t ek_shl(int32_t x, int n) { return (int32_t)((uint32_t)x << n); }
 
+/* Armv6-M and Armv8-M Baseline have no 32 x 32 -> 64 multiplication: four of 16 x 16 there. */
+#ifndef EK_SPLIT_MULTIPLY
+#if defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)
+#define EK_SPLIT_MULTIPLY 1
+#else
+#define EK_SPLIT_MULTIPLY 0
+#endif
+#endif
+
 /* SaturatingRoundingDoublingHighMul without its one saturating case (both INT32_MIN, which a
  * multiplier never is). gemmlowp's sign-dependent nudge and truncating division are together
  * floor((a * b + 2^30) / 2^31). */
 EK_INLINE int32_t ek_srdhm(int32_t a, int32_t b) {
+#if EK_SPLIT_MULTIPLY
+  const int32_t ah = a >> 16, al = a & 0xffff, bh = b >> 16, bl = b & 0xffff;
+  const uint32_t low = (uint32_t)al * (uint32_t)bl;
+  const int32_t middle = ah * bl + (int32_t)(low >> 16); /* none of these leaves 32 bits */
+  const int32_t other = al * bh + (middle & 0xffff);
+  const uint32_t high = (uint32_t)(ah * bh + (middle >> 16) + (other >> 16));
+  const uint32_t rest = ((uint32_t)other << 16) | (low & 0xffff); /* a * b = high * 2^32 + rest */
+  const uint32_t rounded = rest + ((uint32_t)1 << 30);
+  return (int32_t)(((high + (rounded < rest)) << 1) | (rounded >> 31));
+#else
   return (int32_t)(((int64_t)a * b + ((int64_t)1 << 30)) >> 31);
+#endif
 }
 
 /* SaturatingRoundingDoublingHighMul, all cases. */

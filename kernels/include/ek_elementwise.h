@@ -32,6 +32,18 @@ void ek_sub_s8_ref(const ek_add_params *p, const int8_t *in1, const int8_t *in2,
 void ek_squared_difference_s8_ref(const ek_add_params *p, const int8_t *in1, const int8_t *in2,
                                   int8_t *output);
 
+/* ADD and SUB with both operands' scaling by table. */
+typedef struct {
+  ek_broadcast shape;
+  int32_t out_mult, out_shift, out_zp;
+  int32_t act_min, act_max;
+} ek_add_lut_params;
+
+/* table1, table2: int32_t[256], index x + 128: the operand on the common scale (SUB: table2 negated);
+ * their sums must fit 31 bits. */
+void ek_add_s8_lut_ref(const ek_add_lut_params *p, const int8_t *in1, const int8_t *in2,
+                       const int32_t *table1, const int32_t *table2, int8_t *output);
+
 typedef struct {
   ek_broadcast shape;
   int32_t offset1, offset2;

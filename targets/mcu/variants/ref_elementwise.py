@@ -34,6 +34,9 @@ from .ref_common import (
 HEADER = "ek_elementwise.h"
 _CALL = "&{p}, {in0}, {in1}, {out0}"
 
+#: Outputs from which an ADD is given tables.
+_ADD_TABLE_ELEMENTS = 1024
+
 
 def _strides(shape: Sequence[int], out: Sequence[int]) -> list[int]:
     """Elements that each step along ``out`` moves in a tensor of ``shape``; 0 where broadcast."""
@@ -106,6 +109,36 @@ def _add_like(node: Node, graph: Graph) -> KernelCall:
     name = f"{node.type.lower()}_s8_ref"
     return lowered(
         name, HEADER, _CALL, "ek_add_params", fields, inplace=shared_buffers(node, graph)
+    )
+
+
+def _add_lut(node: Node, graph: Graph) -> KernelCall:
+    """ADD and SUB; UnsupportedError where the tables would be larger than what they work on."""
+    n = output(node, graph).elements
+    if n < _ADD_TABLE_ELEMENTS:
+        raise UnsupportedError(
+            f"two tables of 1 KB for {n} elements; they pay from {_ADD_TABLE_ELEMENTS} on"
+        )
+    qx, qy = int8(required(node, graph, 0)), int8(required(node, graph, 1))
+    left = head_room("int8")
+    m1, m2, (mo, so) = add_multipliers(qx, qy, int8(output(node, graph)), left)
+    q = np.arange(-128, 128, dtype=np.int64)
+    table1 = nm.multiply_by_quantized_multiplier((q - qx.zp) << left, *m1)
+    table2 = nm.multiply_by_quantized_multiplier((q - qy.zp) << left, *m2)
+    consts = [ConstArray("table1", "int32_t", table1.astype(np.int32))]
+    sign = 1 if node.type == "ADD" else -1
+    second = "table1"
+    if not np.array_equal(table1, sign * table2):
+        second = "table2"
+        consts.append(ConstArray(second, "int32_t", (sign * table2).astype(np.int32)))
+    return lowered(
+        "add_s8_lut_ref",
+        HEADER,
+        f"&{{p}}, {{in0}}, {{in1}}, {{c.table1}}, {{c.{second}}}, {{out0}}",
+        "ek_add_lut_params",
+        {"shape": _shape(node, graph), "out_mult": mo, "out_shift": so, **_limits(node, graph)},
+        consts,
+        inplace=shared_buffers(node, graph),
     )
 
 
@@ -194,6 +227,8 @@ def _prelu(node: Node, graph: Graph) -> KernelCall:
 
 
 VARIANTS = [
+    RefVariant("add_s8_lut_ref", "ADD", _add_lut, rank=95),
+    RefVariant("add_s8_lut_ref", "SUB", _add_lut, rank=95),
     RefVariant("add_s8_ref", "ADD", _add_like),
     RefVariant("sub_s8_ref", "SUB", _add_like),
     RefVariant("squared_difference_s8_ref", "SQUARED_DIFFERENCE", _add_like),
