@@ -9,6 +9,7 @@ search otherwise, and stops as soon as the lower bound (most bytes alive at once
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -169,26 +170,22 @@ def lower_bound(buffers: Sequence[Buffer]) -> tuple[int, int]:
 
 def first_fit(order: Sequence[Buffer]) -> tuple[int, dict[str, int]]:
     """Place each buffer at the lowest aligned offset free during its life. (arena bytes, offsets)"""
-    placed: list[tuple[int, int, Buffer]] = []  # (offset, end, buffer), by offset
+    placed: list[tuple[int, int, int, int]] = []  # (offset, end, first, last), by offset
     offsets: dict[str, int] = {}
     arena = 0
     for b in order:
-        at = 0
-        for offset, end, other in placed:
-            if not b.overlaps(other):
+        at, size, first, last, align = 0, b.bytes, b.first, b.last, b.align
+        for offset, end, other_first, other_last in placed:
+            if first > other_last or other_first > last:
                 continue
-            if at + b.bytes <= offset:
+            if at + size <= offset:
                 break
-            at = max(at, _align(end, b.align))
+            if end > at:
+                at = -(-end // align) * align
         offsets[b.name] = at
-        placed.append((at, at + b.bytes, b))
-        placed.sort(key=lambda p: p[0])
-        arena = max(arena, at + b.bytes)
+        bisect.insort(placed, (at, at + size, first, last))
+        arena = max(arena, at + size)
     return arena, offsets
-
-
-def _align(n: int, align: int) -> int:
-    return -(-n // align) * align
 
 
 _ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
@@ -200,8 +197,10 @@ _ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
 )
 
 
-def pack(buffers: Sequence[Buffer]) -> tuple[int, dict[str, int]]:
-    """(arena bytes, offset of each buffer): optimal up to EXHAUSTIVE buffers, else near it."""
+def pack(buffers: Sequence[Buffer], search: bool = True) -> tuple[int, dict[str, int]]:
+    """(arena bytes, offset of each buffer): optimal up to EXHAUSTIVE buffers, else near it.
+
+    search: False stops after the fixed orders, which is fast and mostly as good."""
     if not buffers:
         return 0, {}
     items = sorted(buffers, key=lambda b: (b.first, b.last, -b.bytes, b.name))
@@ -221,6 +220,8 @@ def pack(buffers: Sequence[Buffer]) -> tuple[int, dict[str, int]]:
         if best[0] <= bound:
             return best
     assert best is not None
+    if not search:
+        return best
     if len(items) <= EXHAUSTIVE:
         for permutation in itertools.permutations(items):
             result = first_fit(permutation)
@@ -231,7 +232,7 @@ def pack(buffers: Sequence[Buffer]) -> tuple[int, dict[str, int]]:
         return best
     rng = random.Random(_SEED)
     current = list(order)
-    for _ in range(min(LOCAL_SEARCH_STEPS, 40_000 // len(items))):
+    for _ in range(min(LOCAL_SEARCH_STEPS, 30_000 // len(items))):
         trial = list(current)
         moved = trial.pop(rng.randrange(len(trial)))
         trial.insert(rng.randrange(len(trial) + 1), moved)
@@ -245,29 +246,40 @@ def pack(buffers: Sequence[Buffer]) -> tuple[int, dict[str, int]]:
     return best
 
 
+def _merge_one_by_one(
+    graph: Graph, calls: Mapping[str, KernelCall], pairs: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """The pairs that do not make the arena larger, taken in graph order."""
+    kept: list[tuple[str, str]] = []
+    best, _ = pack(make_buffers(graph, calls), search=False)
+    for pair in pairs:
+        size, _ = pack(make_buffers(graph, calls, [*kept, pair]), search=False)
+        if size <= best:
+            best = size
+            kept.append(pair)
+    return kept
+
+
 def plan_memory(graph: Graph, calls: Mapping[str, KernelCall]) -> Plan:
     """Plan the arena for ``graph`` with its nodes in their order.
 
     calls: node name -> lowered node (scratch and in-place pairs are read). In-place pairs are taken
-    greedily, each only if the arena does not grow by it. Raises AssertionError from the independent
-    checker if the result were wrong.
+    all if that does not cost memory, else one by one. Raises PlanError from the independent checker if
+    the result were wrong.
     """
     life = lifetimes(graph)
     merge: list[tuple[str, str]] = []
     buffers = make_buffers(graph, calls, merge)
     arena, at = pack(buffers)
     pairs = _mergeable(graph, calls, life)
-    if pairs:  # all at once is nearly always right, and one packing instead of many
-        trial = make_buffers(graph, calls, pairs)
+    attempts = [pairs] if pairs else []  # all at once is nearly always right
+    if pairs and pack(make_buffers(graph, calls, pairs))[0] > arena:
+        attempts = [_merge_one_by_one(graph, calls, pairs)]
+    for attempt in attempts:
+        trial = make_buffers(graph, calls, attempt)
         size, where = pack(trial)
         if size <= arena:
-            merge, buffers, arena, at = pairs, trial, size, where
-        else:
-            for pair in pairs:
-                trial = make_buffers(graph, calls, [*merge, pair])
-                size, where = pack(trial)
-                if size <= arena:
-                    merge, buffers, arena, at = [*merge, pair], trial, size, where
+            merge, buffers, arena, at = attempt, trial, size, where
     offsets = {t: at[b.name] for b in buffers for t in b.tensors}
     scratch = {graph.nodes[b.first].name: at[b.name] for b in buffers if not b.tensors}
     bound, peak = lower_bound(buffers)
