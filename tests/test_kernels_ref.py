@@ -179,6 +179,23 @@ def test_five_dimensional_broadcast(tmp_path: Path) -> None:
     kernel_host.check([Case(g.validate(), inputs)], tmp_path)
 
 
+def test_fully_connected_weights_with_a_zero_point(tmp_path: Path) -> None:
+    cases = []
+    for i in range(30):
+        rng = np.random.default_rng([5, i])
+        g, inputs = opgen.CASES["FULLY_CONNECTED"](rng)
+        w = g.tensor(g.nodes[0].inputs[1])
+        assert w.quant is not None
+        q = QuantParams.per_tensor(float(w.quant.scale.max()), int(rng.integers(-128, 128)))
+        g.tensors[w.name] = w.with_(quant=q)
+        if q.zp:
+            assert variants.select(g.nodes[0], g, TARGET).name == (
+                "fully_connected_s8_asymmetric_ref"
+            )
+        cases.append(Case(g, inputs))
+    kernel_host.check(cases, tmp_path)
+
+
 def test_addition_by_table(tmp_path: Path) -> None:
     """Sizes from which ADD and SUB get tables, which random cases rarely reach."""
     rng = np.random.default_rng(8)

@@ -84,4 +84,9 @@ void ek_fully_connected_s8_ref(const ek_fc_params *p, const int8_t *input, const
                                int8_t *output, void *scratch);
 int32_t ek_fully_connected_s8_ref_scratch_bytes(const ek_fc_params *p);
 
+/* Weights with a zero point w_zp; bias[o] is the model's minus in_zp * sum(w - w_zp). */
+void ek_fully_connected_s8_asymmetric_ref(const ek_fc_params *p, const int8_t *input,
+                                          const int8_t *weights, int32_t w_zp, const int32_t *bias,
+                                          const int32_t *mult, const int8_t *shift, int8_t *output);
+
 #endif

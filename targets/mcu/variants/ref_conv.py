@@ -28,13 +28,13 @@ _CALL = (
 )
 
 
-def _weights(node: Node, graph: Graph) -> tuple[np.ndarray, QuantParams]:
-    """Constant int8 weights, symmetric, and their quantization."""
+def _weights(node: Node, graph: Graph, symmetric: bool = True) -> tuple[np.ndarray, QuantParams]:
+    """Constant int8 weights and their quantization."""
     t = required(node, graph, 1)
     w = constant(t, "weights")
     if t.dtype != "int8" or t.quant is None:
         raise UnsupportedError(f"the weights '{t.name}' are {t.dtype}; the kernel takes int8")
-    if np.any(t.quant.zero_point):
+    if symmetric and np.any(t.quant.zero_point):
         raise UnsupportedError(f"the weights '{t.name}' have a zero point; it must be 0")
     return w, t.quant
 
@@ -173,13 +173,22 @@ def _transpose_conv(node: Node, graph: Graph) -> KernelCall:
     )
 
 
-def _fully_connected(node: Node, graph: Graph) -> KernelCall:
-    w, qw = _weights(node, graph)
+def _dense(
+    node: Node, graph: Graph, w: np.ndarray, qw: QuantParams
+) -> tuple[dict[str, object], tuple[ConstArray, ...]]:
+    """Parameters and constants of a fully connected layer."""
     x, y = required(node, graph), output(node, graph)
     qx, qy = int8(x), int8(y)
     out_c, in_c = w.shape
-    bias = _bias(node, graph, out_c) - qx.zp * w.astype(np.int64).sum(axis=1)
-    mult, shift = nm.conv_multipliers(qx.s, qw.scale, qy.s, out_c)
+    centred = w.astype(np.int64) - (qw.zp if qw.zero_point.size == 1 else 0)
+    bias = _bias(node, graph, out_c) - qx.zp * centred.sum(axis=1)
+    if qw.scale.size == 1:
+        # one scale: the product of scales is rounded to float32 first, as in TFLite
+        real = float(np.float32(qx.s) * np.float32(qw.s)) / qy.s
+        pair = nm.quantize_multiplier(real)
+        mult, shift = (np.full(out_c, v, np.int64) for v in pair)
+    else:
+        mult, shift = nm.conv_multipliers(qx.s, qw.scale, qy.s, out_c)
     lo, hi = nm.activation_range(node.attrs["activation"], qy, "int8")
     fields = {
         "rows": product(x.shape) // in_c,
@@ -189,13 +198,27 @@ def _fully_connected(node: Node, graph: Graph) -> KernelCall:
         "act_min": lo,
         "act_max": hi,
     }
+    return fields, _consts(w, bias, mult, shift)
+
+
+def _fully_connected(node: Node, graph: Graph) -> KernelCall:
+    fields, consts = _dense(node, graph, *_weights(node, graph))
+    name = "fully_connected_s8_ref"
+    return lowered(name, "ek_conv.h", _CALL, "ek_fc_params", fields, consts)
+
+
+def _asymmetric(node: Node, graph: Graph) -> KernelCall:
+    w, qw = _weights(node, graph, symmetric=False)
+    if qw.zero_point.size != 1:
+        raise UnsupportedError("the weights have a zero point for each channel; one is taken")
+    fields, consts = _dense(node, graph, w, qw)
     return lowered(
-        "fully_connected_s8_ref",
+        "fully_connected_s8_asymmetric_ref",
         "ek_conv.h",
-        _CALL,
+        f"&{{p}}, {{in0}}, {{c.weights}}, {qw.zp}, {{c.bias}}, {{c.mult}}, {{c.shift}}, {{out0}}",
         "ek_fc_params",
         fields,
-        _consts(w, bias, mult, shift),
+        consts,
     )
 
 
@@ -204,5 +227,6 @@ VARIANTS = [
     RefVariant("conv2d_s8_direct_ref", "CONV_2D", _direct),
     RefVariant("depthwise_s8_direct_ref", "DEPTHWISE_CONV_2D", _depthwise),
     RefVariant("transpose_conv_s8_gather_ref", "TRANSPOSE_CONV", _transpose_conv),
-    RefVariant("fully_connected_s8_ref", "FULLY_CONNECTED", _fully_connected),
+    RefVariant("fully_connected_s8_ref", "FULLY_CONNECTED", _fully_connected, rank=95),
+    RefVariant("fully_connected_s8_asymmetric_ref", "FULLY_CONNECTED", _asymmetric),
 ]
