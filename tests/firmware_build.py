@@ -52,17 +52,17 @@ def _compile(command: list[str], key: tuple[object, ...]) -> Path:
     return out
 
 
-def bare(name: str, core: str = "cortex-m4", *defines: str) -> Path:
-    """``<name>.c`` or ``.S`` for ``core``, without a C library, linked by ``bare.ld``."""
+def bare(name: str, core: str = "cortex-m4", *defines: str, script: str = "bare.ld") -> Path:
+    """``<name>.c`` or ``.S`` for ``core``, without a C library, linked by ``script``."""
     source = next(SOURCES.glob(f"{name}.[cS]"))
     command = [
         *(sys.executable, "-m", "ziglang", "cc"),
         *("-target", "thumb-freestanding-eabi", f"-mcpu={_ZIG_CPU[core]}"),
         *("-O2", "-nostdlib", "-ffreestanding", "-fno-sanitize=all", "-fomit-frame-pointer"),
         *(f"-D{d}" for d in defines),
-        *("-Wl,-T," + str(SOURCES / "bare.ld"), str(source)),
+        *("-Wl,-T," + str(SOURCES / script), str(source)),
     ]
-    return _compile(command, ("bare", name, core, defines))
+    return _compile(command, ("bare", name, core, defines, script))
 
 
 def newlib(name: str, core: str = "cortex-m4") -> Path:

@@ -65,6 +65,17 @@ def test_device_reads_inside_blocks_are_counted_once(core: str) -> None:
     same(unicorn, qemu)
 
 
+@pytest.mark.parametrize("core", ["cortex-m3", "cortex-m4"])
+def test_flash_at_0x08000000(core: str) -> None:
+    """STM32's map: on Unicorn by address, on QEMU by choosing another board."""
+    path = bare("flash", core, script="flash.ld")
+    unicorn, qemu = both(core, path)
+    same(unicorn, qemu)
+    assert "in_ram" in {f.name for f in qemu.functions}
+    result = run(f"virtual:{core}@qemu", path)
+    assert result.stdout == f"{0x1234 * 3 + 1:08x}\n{1:08x}\n{1:08x}\n"
+
+
 def test_systick_on_qemu() -> None:
     assert run("virtual:cortex-m4@qemu", bare("systick")).stdout == "sensible\n"
 

@@ -119,6 +119,11 @@ def test_time_limit_holds(hook: str) -> None:
     assert time.monotonic() - started < 5
 
 
+def test_what_was_printed_before_a_failure_is_told() -> None:
+    with pytest.raises(DeviceError, match=r"it last printed 'start'; registers"):
+        run(bare("work"), max_instructions=500)
+
+
 def test_unknown_section_symbol_is_refused() -> None:
     with pytest.raises(InputError, match="no symbol 'nowhere'"):
         run(bare("work"), trace=True, sections=("nowhere",))

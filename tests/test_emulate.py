@@ -44,6 +44,13 @@ def test_newlib_firmware_with_the_default_linker_script(core: str) -> None:
 
 
 @needs_qemu
+def test_auto_does_not_wait_for_an_interrupt_that_never_comes() -> None:
+    result = emulate(bare("interrupts", "cortex-m4", "POLLING"), "cortex-m4")
+    assert result.exit_code == 10 and result.wall_s < 5
+    assert result.to_json()["backend"] == "qemu"
+
+
+@needs_qemu
 def test_auto_moves_to_qemu_when_interrupts_are_needed() -> None:
     result = emulate(bare("interrupts"), "cortex-m4")
     assert result.exit_code == 11

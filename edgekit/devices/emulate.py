@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.devices.base import RunRequest, RunResult, Trace
-from edgekit.devices.cores import get_core
+from edgekit.devices.base import Device, RunRequest, RunResult, Trace
+from edgekit.devices.cores import Core, get_core
 from edgekit.devices.elf import Firmware
 from edgekit.errors import InputError
 
@@ -85,7 +85,7 @@ def emulate(
     order = [backend] if backend != "auto" else ["unicorn" if chosen.unicorn_model else "qemu"]
     if order == ["unicorn"] and backend == "auto" and _qemu_can(chosen.machines):
         order.append("qemu")
-    result = _run(path, f"virtual:{chosen.name}", order, request)
+    result = _run(path, chosen, order, request)
     assert result.trace is not None
     return EmulateResult(
         firmware.name,
@@ -104,16 +104,22 @@ def _qemu_can(machines: Sequence[object]) -> bool:
     return bool(machines) and why_unusable() is None
 
 
-def _run(path: Path, device_name: str, order: Sequence[str], request: RunRequest) -> RunResult:
+def _run(path: Path, core: Core, order: Sequence[str], request: RunRequest) -> RunResult:
     from edgekit.devices.registry import open_device
-    from edgekit.devices.unicorn_ import NeedsInterrupts
+    from edgekit.devices.unicorn_ import NeedsInterrupts, UnicornDevice
 
     for backend in order:
-        with open_device(f"{device_name}@{backend}") as device:
+        full = f"virtual:{core.name}@{backend}"
+        # Firmware that enables SysTick's interrupt would wait for it until the budget is spent.
+        patient = backend == order[-1]
+        device: Device = (
+            open_device(full) if patient else UnicornDevice(core, full, need_interrupts=True)
+        )
+        with device:
             device.push(path, request.program)
             try:
                 return device.run(request)
             except NeedsInterrupts:
-                if backend == order[-1]:
+                if patient:
                     raise
     raise AssertionError("no backend was tried")

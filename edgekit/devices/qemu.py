@@ -28,6 +28,7 @@ from edgekit.devices.blocks import Block, summarize
 from edgekit.devices.cores import Core, QemuMachine
 from edgekit.devices.elf import Firmware
 from edgekit.devices.sandbox import Sandbox
+from edgekit.devices.semihosting import last_words
 from edgekit.errors import DeviceError, InputError, ToolchainError
 
 _PROGRAM = "qemu-system-arm"
@@ -318,20 +319,20 @@ class _Run:
         wall = time.monotonic() - started
         why = why or self._stopped()
         if why:
-            raise self._failure(why, registers)
+            raise self._failure(why, registers, stdout.text())
         errors = "".join(
             line
             for line in stderr.text().splitlines(keepends=True)
             if not line.startswith(f"{_PROGRAM}: warning:")
         )
         if process.returncode < 0 or "qemu: fatal" in errors or "Lockup" in errors:
-            raise self._failure(self._lockup(errors), _format_registers(errors))
+            raise self._failure(self._lockup(errors), _format_registers(errors), stdout.text())
         trace = None
         if self._status is not None:
             if not self._blocks.is_file():
                 raise ToolchainError(f"{_PROGRAM} failed: {_first_line(errors)}")
             if not self._status.read()[6]:
-                raise self._failure("asked for a system reset", "")
+                raise self._failure("asked for a system reset", "", stdout.text())
             if request.trace:
                 trace = summarize(
                     self._read_blocks(),
@@ -363,7 +364,7 @@ class _Run:
         detail = line.removeprefix("qemu: fatal: ").strip() or "QEMU was aborted"
         return f"locked up: a fault that no handler of its own could take ({detail})"
 
-    def _failure(self, why: str, registers: str) -> DeviceError:
+    def _failure(self, why: str, registers: str, printed: str) -> DeviceError:
         where = ""
         if self._status is not None:
             address, fault, handler = self._status.read()[3:6]
@@ -375,7 +376,7 @@ class _Run:
                     f"took a fault at PC {self._firmware.where(fault - 1)} and entered {name}, "
                     f"then {why}"
                 )
-        dump = f"; registers: {registers}" if registers else ""
+        dump = f"; {last_words(printed)}registers: {registers}" if registers else ""
         return DeviceError(f"'{self._firmware.name}' on {self._device.name} {why}{where}{dump}")
 
     def _read_blocks(self) -> list[Block]:

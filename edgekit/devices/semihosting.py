@@ -52,6 +52,12 @@ class _Console:
         self.source, self.sink = source, sink
 
 
+def last_words(stdout: str) -> str:
+    """For the message about a run that failed: what it printed last, as part of a sentence."""
+    lines = [line.strip() for line in stdout.splitlines() if line.strip()]
+    return f"it last printed '{lines[-1][-100:]}'; " if lines else ""
+
+
 class Semihosting:
     """Serves one program. Files are confined to ``folder``; anything outside fails with EACCES.
 

@@ -22,7 +22,7 @@ from edgekit.devices.peripherals import BASE as PPB_BASE
 from edgekit.devices.peripherals import SIZE as PPB_SIZE
 from edgekit.devices.peripherals import PrivatePeripherals, SystemReset
 from edgekit.devices.sandbox import Sandbox
-from edgekit.devices.semihosting import ConsoleFlood, ProgramExit, Semihosting
+from edgekit.devices.semihosting import ConsoleFlood, ProgramExit, Semihosting, last_words
 from edgekit.errors import DeviceError, EdgekitError, ToolchainError
 
 _PAGE = 0x1000
@@ -94,6 +94,8 @@ class Machine:
 
     regions: further (address, bytes) of RAM, such as a board's memories.
     hook: ``c``, ``python`` or ``auto`` (C where it can be compiled).
+    need_interrupts: give up with NeedsInterrupts as soon as firmware enables the SysTick interrupt,
+    instead of running on without it.
     """
 
     def __init__(
@@ -104,7 +106,9 @@ class Machine:
         request: RunRequest,
         regions: Sequence[tuple[int, int]] = (),
         hook: str = "auto",
+        need_interrupts: bool = False,
     ) -> None:
+        self._need_interrupts = need_interrupts
         self.core, self.firmware, self._request = core, firmware, request
         self._fault: _Fault | None = None
         self._exit: int | None = None
@@ -180,6 +184,8 @@ class Machine:
             self._ppb.write(offset, size, value)
         except SystemReset:
             self._stop(_Fault("asked for a system reset"))
+        if self._need_interrupts and self._ppb.wants_interrupts:
+            self._stop(_Fault("enabled the SysTick interrupt", NeedsInterrupts))
 
     def _bad_access(
         self, _uc: Any, access: int, address: int, size: int, _value: int, _data: Any
@@ -300,7 +306,8 @@ class Machine:
         dump = ", ".join(f"{k}={v:#010x}" for k, v in registers.items())
         return kind(
             f"'{self.firmware.name}' on virtual:{self.core.name} {text}, "
-            f"at PC {self.firmware.where(pc)}{hint}; registers: {dump}"
+            f"at PC {self.firmware.where(pc)}{hint}; "
+            f"{last_words(self.semihosting.stdout.decode('utf-8', 'replace'))}registers: {dump}"
         )
 
 
@@ -333,7 +340,14 @@ def _make_counter(
 class UnicornDevice:
     """``virtual:<core>[@unicorn]``. target: a Target whose memories are mapped as RAM as well."""
 
-    def __init__(self, core: Core, name: str, target: Any = None, hook: str = "auto") -> None:
+    def __init__(
+        self,
+        core: Core,
+        name: str,
+        target: Any = None,
+        hook: str = "auto",
+        need_interrupts: bool = False,
+    ) -> None:
         try:
             import unicorn  # noqa: F401
         except ImportError:
@@ -341,6 +355,7 @@ class UnicornDevice:
                 "the Python package unicorn is missing; install it with 'pip install unicorn'"
             ) from None
         self._core, self._name, self._hook = core, name, hook
+        self._need_interrupts = need_interrupts
         self._sandbox = Sandbox()
         self._regions = [
             (m.base, m.size)
@@ -378,7 +393,13 @@ class UnicornDevice:
         started = time.monotonic()
         try:
             machine = Machine(
-                self._core, firmware, self._sandbox.path, request, self._regions, self._hook
+                self._core,
+                firmware,
+                self._sandbox.path,
+                request,
+                self._regions,
+                self._hook,
+                self._need_interrupts,
             )
             code = machine.run()
         except EdgekitError:

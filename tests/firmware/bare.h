@@ -35,12 +35,15 @@ static inline void leave(int code)
     semihost(0x20, block);
 }
 
+#ifndef STACK_TOP
+#define STACK_TOP 0x20040000
+#endif
 #ifndef FAULT_HANDLER
 #define FAULT_HANDLER 0
 #endif
 
 #define VECTORS                                                                                    \
     __attribute__((section(".vectors"), used)) const void *const vectors[16] = {                   \
-        (const void *)0x20040000, (const void *)Reset, 0, FAULT_HANDLER, FAULT_HANDLER,            \
+        (const void *)STACK_TOP, (const void *)Reset, 0, FAULT_HANDLER, FAULT_HANDLER,            \
         FAULT_HANDLER, FAULT_HANDLER}
 #endif

@@ -21,12 +21,16 @@ void SysTick_Handler(void)
 
 void Reset(void)
 {
+#ifndef POLLING
     __asm__ volatile("svc 0");
+#endif
     *(volatile uint32_t *)0xE000E014 = 4999;
     *(volatile uint32_t *)0xE000E018 = 0;
     *(volatile uint32_t *)0xE000E010 = 7;
     while (ticks < 10) {
+#ifndef POLLING
         __asm__ volatile("wfi");
+#endif
     }
     const uint32_t block[2] = {0x20026, (uint32_t)(ticks + calls)};
     register int r0 __asm__("r0") = 0x20;
