@@ -70,19 +70,20 @@ class Layout:
         return self.index is None and self.perm == tuple(range(len(self.perm)))
 
 
-def to_nhwc(graph: Graph, output_names: dict[str, str]) -> Graph:
+def to_nhwc(graph: Graph, output_names: dict[str, str], *, nchw: bool = True) -> Graph:
     """The same network with NHWC feature maps and the fewest transposes found.
 
-    output_names: tensor of ``graph`` -> name that the output must have.
+    output_names: tensor of ``graph`` -> name that the output must have. nchw: whether the model's
+    images are NCHW (ONNX's habit); else its inputs and outputs stay as they are.
     """
-    images = [i for i in graph.inputs if len(graph.tensor(i).shape) == 4]
+    images = [i for i in graph.inputs if nchw and len(graph.tensor(i).shape) == 4]
     flipped = set(images)
-    best = _Walk(graph, flipped, output_names).run()
+    best = _Walk(graph, flipped, output_names, nchw).run()
     cost = transposed(best)
     for i in images:
         if cost == 0:
             break
-        other = _Walk(graph, flipped - {i}, output_names).run()
+        other = _Walk(graph, flipped - {i}, output_names, nchw).run()
         if transposed(other) < cost:
             best, cost, flipped = other, transposed(other), flipped - {i}
     return best
@@ -94,7 +95,10 @@ def transposed(graph: Graph) -> int:
 
 
 class _Walk:
-    def __init__(self, graph: Graph, flipped: set[str], output_names: dict[str, str]) -> None:
+    def __init__(
+        self, graph: Graph, flipped: set[str], output_names: dict[str, str], nchw: bool
+    ) -> None:
+        self.nchw = nchw
         self.src = graph
         self.flipped = flipped
         self.output_names = output_names
@@ -131,7 +135,7 @@ class _Walk:
     def _output(self, logical: str, name: str) -> str:
         lay = self._layout(logical)
         t = self.src.tensor(logical)
-        if lay.index is None and len(t.shape) == 4 and lay.perm == TO_NCHW:
+        if self.nchw and lay.index is None and len(t.shape) == 4 and lay.perm == TO_NCHW:
             physical = lay.tensor
             self.out.metadata[f"output_layout:{name}"] = "NHWC (from NCHW)"
         else:
@@ -451,14 +455,9 @@ class _Walk:
         self._copy(node, [self.want(i, perm) for i in names], a, perms)
 
     def _concat_features(self, node: Node, a: dict, lays: list[Layout]) -> None:
+        ins: list[str | None] = [self._transposed(lay.tensor, lay.perm) for lay in lays]
         index: list[int] = []
-        ins: list[str | None] = []
-        for lay in lays:
-            n = self.out.tensor(lay.tensor).shape[1]
-            index.extend(len(index) + j for j in (lay.index or range(n)))
-            ins.append(self._transposed(lay.tensor, lay.perm))
         offset = 0
-        index = []
         for lay in lays:
             n = self.out.tensor(lay.tensor).shape[1]
             index.extend(offset + j for j in (lay.index or range(n)))

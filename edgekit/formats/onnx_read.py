@@ -57,7 +57,8 @@ def read(path: Path | str, input_shapes: Mapping[str, tuple[int, ...]] | None = 
     try:
         model = onnx.load(str(path))
     except Exception as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
+        text = str(e).replace(f"{path.parent}/", "").replace(str(path.parent), "its folder")
+        reason = (text.strip().splitlines() or [type(e).__name__])[0][:120]
         raise FormatError(f"'{path.name}' is not a readable ONNX model ({reason})") from e
     return from_model(model, input_shapes, source=path.name)
 
@@ -82,7 +83,9 @@ def _import(model: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]], so
     from edgekit.formats.onnx_layout import to_nhwc
     from edgekit.formats.onnx_patterns import fuse
     from edgekit.formats.onnx_qdq import integer_islands, is_qdq
+    from edgekit.formats.onnx_write import NHWC_KEY
 
+    nchw = all(p.key != NHWC_KEY for p in model.metadata_props)
     model, opset = _prepare(model, source)
     ctx = Context(Graph(model.graph.name or "onnx", {}, [], (), ()), opset)
     _inputs(ctx, model.graph, input_shapes, source)
@@ -97,7 +100,7 @@ def _import(model: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]], so
         raise FormatError(f"'{source}' has an empty output")
     ctx.graph.outputs = names
     ctx.graph.prune()
-    graph = to_nhwc(ctx.graph, dict(zip(names, outputs, strict=True)))
+    graph = to_nhwc(ctx.graph, dict(zip(names, outputs, strict=True)), nchw=nchw)
     if is_qdq(graph):
         graph = integer_islands(graph)
     graph.metadata.update({"format": "onnx", "source": source, "opset": str(opset)})

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OPSET = 21
 IR_VERSION = 10
+#: Metadata of a model whose 4-D inputs and outputs are NHWC already; the reader leaves them so.
+NHWC_KEY = "edgekit.nhwc"
 
 Order = Literal["plain", "nchw"]
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -95,6 +97,7 @@ class Writer:
             proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edgekit"
         )
         model.ir_version = IR_VERSION
+        helper.set_model_props(model, {NHWC_KEY: "yes"})
         return model
 
     def _supported(self, n: Node) -> None:
@@ -205,6 +208,11 @@ class Writer:
     def constant(self, t: Tensor, perm: Sequence[int], shape: Sequence[int] | None = None) -> str:
         """A constant's real content, transposed (then reshaped, its channel axis kept apart)."""
         assert t.data is not None
+        if t.dtype == "int64" and t.quant is not None:  # a bias of 16-bit activations
+            if np.any(np.abs(t.data) > 2**31 - 1):
+                raise UnsupportedError(f"constant '{t.name}' needs more than 32 bits")
+            t = t.with_(dtype="int32", data=t.data.astype(np.int32))
+            assert t.data is not None
         data = t.data.transpose(perm)
         if t.quant is None:
             data = data.reshape(shape) if shape is not None else data
