@@ -88,7 +88,7 @@ class Writer:
             inputs,
             outputs,
             [
-                numpy_helper.from_array(np.ascontiguousarray(v), k)
+                numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k)
                 for k, v in self.initializers.items()
                 if k in used
             ],
@@ -200,9 +200,11 @@ class Writer:
             else:
                 other: Order = "plain" if order == "nchw" else "nchw"
                 perm = _TO_NCHW if order == "nchw" else _TO_NHWC
-                self.values[key] = self.node(
+                value = self.node(
                     "Transpose", [self.values[(t.name, other)]], base=f"{t.name}_{order}", perm=perm
                 )
+                # Q and DQ behind it too: runtimes fuse operators that stand between such pairs.
+                self.values[key] = value if t.quant is None else self._quantized(t, value)
         return self.values[key]
 
     def constant(self, t: Tensor, perm: Sequence[int], shape: Sequence[int] | None = None) -> str:
@@ -212,8 +214,7 @@ class Writer:
             if np.any(np.abs(t.data) > 2**31 - 1):
                 raise UnsupportedError(f"constant '{t.name}' needs more than 32 bits")
             t = t.with_(dtype="int32", data=t.data.astype(np.int32))
-            assert t.data is not None
-        data = t.data.transpose(perm)
+        data = np.asarray(t.data).transpose(perm)
         if t.quant is None:
             data = data.reshape(shape) if shape is not None else data
             return self.init(t.name, data.astype(np.float32) if t.is_float else data)
