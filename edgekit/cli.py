@@ -336,13 +336,17 @@ def emulate(
 
     if not timeout > 0:
         raise InputError(f"--timeout {timeout} is not a positive number of seconds")
+    try:
+        words = tuple(shlex.split(args))
+    except ValueError as e:
+        raise InputError(f"--args '{args}' cannot be split into words ({e})") from None
     document = api.emulate(
         firmware,
         core,
         backend=backend,
         max_instructions=max_instructions,
         timeout_s=timeout,
-        args=tuple(shlex.split(args)),
+        args=words,
     )
     emit(document, json, display.emulation)
 
