@@ -151,6 +151,9 @@ CASES: dict[str, onnx.ModelProto] = {
     "argmax": one(lambda n, x: n.op("ArgMax", x, axis=1, keepdims=0)),
     "concat": one(lambda n, x: n.op("Concat", x, n.op("Relu", x), axis=1)),
     "pad": one(lambda n, x: n.op("Pad", x, n.ints(0, 1, 0, 2, 0, 0, 3, 1), n.const(0.5))),
+    "pad reflect": one(lambda n, x: n.op("Pad", x, n.ints(0, 0, 2, 1, 0, 0, 0, 3), mode="reflect")),
+    "pad edge": one(lambda n, x: n.op("Pad", x, n.ints(0, 1, 0, 2, 0, 0, 3, 1), mode="edge")),
+    "tile": one(lambda n, x: n.op("Tile", x, n.ints(1, 2, 1, 3))),
     "slice": one(
         lambda n, x: n.op("Slice", x, n.ints(1, -1), n.ints(4, -9), n.ints(1, 3), n.ints(2, -2))
     ),
