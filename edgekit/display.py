@@ -211,6 +211,7 @@ def verification(d: Mapping[str, Any]) -> None:
     )
     pairs: list[tuple[str, Any]] = [
         ("verify", verdict),
+        ("what was run", d["verified"]),
         ("oracle", d["oracle"]),
         ("device", d["device"]),
     ]

@@ -88,7 +88,8 @@ def verify(
 
     ``samples``, ``mismatched_bytes`` and ``max_abs_diff`` (stored values) over all outputs;
     ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, null
-    without labels); ``oracle``; ``first_divergent_layer`` (null when all bytes agree): the first
+    without labels); ``verified``: what was run (a backend that cannot run what it deploys says so in
+    ``Compiled.details["verified"]``); ``oracle``; ``first_divergent_layer`` (null when all bytes agree): the first
     layer, in execution order, of the first differing sample whose bytes differ.
     """
     reference = artifact.reference
@@ -124,6 +125,7 @@ def verify(
         "device": device.name,
         "target": artifact.target.name,
         "engine": artifact.engine,
+        "verified": artifact.details.get("verified", "the deployed program, run on the device"),
         "oracle": oracle,
         "samples": len(inputs[0]),
         "bytes": int(sum(g.nbytes for g in got)),
