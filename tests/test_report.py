@@ -153,6 +153,7 @@ def test_wrong_bytes_come_first_and_name_the_layer(art: Artifact, tmp_path: Path
         ({"memory": {"ram_available": 4096}}, {}, {}, "RAM is nearly full"),
         ({"memory": {"flash_available": 12000}}, {}, {}, "Flash is too small"),
         ({"variant": "conv2d_s8_direct_ref"}, {}, {}, "Portable kernels at work"),
+        ({"target": "cortex-m55"}, {}, {}, "Helium is idle"),
         ({"floats": True}, {}, {}, "Floating point inside"),
         ({}, {"target": "cortex-m7"}, {}, "Profile of another target"),
         ({}, {}, {"accuracy": 0.9, "reference_accuracy": 0.9101}, "Accuracy dropped"),
