@@ -140,6 +140,13 @@ def compiled(d: Mapping[str, Any]) -> None:
     ]
     c.print(_rows(_table("layer", "op", "kernel", ">MACs", ">flash"), rows))
     m = d["memory"]
+    reasons = [
+        (p["name"], f"{p['op']} on the {p['variant']}: {p['details']['reason']}")
+        for p in d["plan"]
+        if p.get("details", {}).get("reason")
+    ]
+    if reasons:  # what an accelerator left to the processor beside it
+        c.print(_facts(reasons))
     c.print(
         _facts(
             [
@@ -166,17 +173,17 @@ def profile(d: Mapping[str, Any]) -> None:
     measured = any(la["time_ms"] is not None for la in d["layers"])
     columns = ["layer", "op", ">MACs"]
     columns += [">ms (measured)"] if measured else []
-    if d["total"]["instructions"] is not None:
-        columns += [
-            f">instructions ({kinds.get('instructions', d['kind'])})",
-            f">cycles ({kinds.get('cycles', d['kind'])})",
-        ]
+    counted = [
+        k
+        for k in ("instructions", "cycles")
+        if d["total"][k] is not None or (not measured and any(la[k] for la in d["layers"]))
+    ]
+    columns += [f">{k} ({kinds.get(k, d['kind'])})" for k in counted]
     rows = []
     for la in d["layers"]:
         row: list[Any] = [la["name"], la["op"], number(la["macs"])]
         row += [number(la["time_ms"])] if measured else []
-        if d["total"]["instructions"] is not None:
-            row += [number(la["instructions"]), number(la["cycles"])]
+        row += [number(la[k]) for k in counted]
         rows.append(row)
     c.print(_rows(_table(*columns), rows))
     _totals(c, d)
@@ -189,6 +196,9 @@ def _totals(c: Console, d: Mapping[str, Any]) -> None:
         if total[key] is not None:
             name = "latency" if key == "latency_ms" else key
             pairs.append((name, f"{number(total[key])}{unit} ({kinds.get(key, d['kind'])})"))
+    if d["details"].get("complete") is False:
+        without = [la["name"] for la in d["layers"] if la.get("not_costed")]
+        pairs.append(("not counted", f"{', '.join(without[:5])}: the total is incomplete"))
     parts = ", ".join(
         f"{k.removesuffix('_bytes')} {number(v)}"
         for k, v in memory.items()
