@@ -74,7 +74,10 @@ def test_the_artifact_holds_both_files_and_says_where_each_node_runs(artifact: A
     assert [o.type for o in source.operators] == [n.type for n in artifact.graph.nodes]
     plan = artifact.manifest["plan"]
     assert {r["details"]["placement"] for r in plan} == {"npu"}
-    assert plan[0]["details"]["commands"][0] == "Conv2D"
+    commands = {r["op"]: r["details"]["commands"] for r in plan}
+    assert commands["FULLY_CONNECTED"] == ["FullyConnected"]
+    assert set(commands["DEPTHWISE_CONV_2D"]) == {"DepthwiseConv2D", "Relu"}
+    assert len(commands["SOFTMAX"]) > 10 and "Asr" in commands["SOFTMAX"]
     assert artifact.details["operators"] == {"npu": len(plan), "cpu": 0}
     assert artifact.manifest["tools"] == {"ethos-u-vela": "5.2.0"}
     summary = json.loads(artifact.file("vela.json").read_text())["summary"]

@@ -45,14 +45,14 @@ class Remaining:
 class Outputs:
     """tflite: the optimised file. streams: NPU command streams in it. remaining: its other
     operators. summary: Vela's own keys (KiB, seconds, cycles). rows: None when there is no table
-    of layers. reasons: result's name -> lines of why it is not on the NPU."""
+    of layers. reasons: (result's name, operator) -> lines of why it is not on the NPU."""
 
     tflite: bytes
     streams: int
     remaining: tuple[Remaining, ...]
     summary: Mapping[str, float | str | None]
     rows: tuple[Row, ...] | None
-    reasons: Mapping[str, tuple[str, ...]]
+    reasons: Mapping[tuple[str, str], tuple[str, ...]]
 
     def number(self, key: str) -> float:
         value = self.summary.get(key)
@@ -142,9 +142,9 @@ def _rows(path: Path) -> tuple[Row, ...] | None:
     return tuple(rows)
 
 
-def reasons_in(stdout: str) -> dict[str, tuple[str, ...]]:
-    """Vela's warnings: the result's name of an operator it refused -> its lines, the reason first."""
-    found: dict[str, tuple[str, ...]] = {}
+def reasons_in(stdout: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Vela's warnings: the operators it refused (result's name, type) -> lines, the reason first."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
     lines = stdout.splitlines()
     for k, line in enumerate(lines):
         match = _WARNING.search(line)
@@ -157,5 +157,5 @@ def reasons_in(stdout: str) -> dict[str, tuple[str, ...]]:
             text.append(following.strip())
         if text:
             text[0] = text[0].removeprefix("Reason:").strip()
-            found.setdefault(match.group(2), tuple(t for t in text if t))
+            found.setdefault((match.group(2), match.group(1)), tuple(t for t in text if t))
     return found

@@ -86,28 +86,91 @@ class Placement:
         }
 
 
+#: Vela's own names of operators, where they are not TFLite's without underscores.
+_VELA_NAMES = {
+    "AVERAGE_POOL_2D": {"avgpool"},
+    "CONCATENATION": {"concat"},
+    "GATHER": {"gatherv2"},
+    "LAYER_NORM": {"custom"},
+    "LOGISTIC": {"sigmoid"},
+    "MAX_POOL_2D": {"maxpool"},
+    "PAD": {"padv2"},
+    "SLICE": {"stridedslice"},
+    "SPLIT": {"splitv"},
+    "SUM": {"reducesum"},
+    "TRANSPOSE_CONV": {"transposeconv2d"},
+}
+
+
+def _plain(op: str) -> str:
+    return op.replace("_", "").lower()
+
+
+def _is_kind(node: Node, op: str) -> bool:
+    """``op``, as Vela spells it in tables (``AvgPool``) or warnings (``ARGMAX``), is the node's."""
+    plain = _plain(op)
+    return plain == _plain(node.type) or plain in _VELA_NAMES.get(node.type, ())
+
+
 class _Owners:
-    """Names in Vela's files -> index of the node."""
+    """Names in Vela's files -> indices of the nodes that may be meant.
+
+    What an operator is broken into is named after its result (``y_act``, ``y_intermediate``) or
+    after its input (``x_softmax_3``, ``x/Transpose``): only the kind of the operator tells.
+    """
 
     def __init__(self, graph: Graph) -> None:
-        self._of = {o: i for i, n in enumerate(graph.nodes) for o in n.outputs}
-        self._by_node = {n.name: i for i, n in enumerate(graph.nodes)}
+        self._graph = graph
+        self._maker = {o: i for i, n in enumerate(graph.nodes) for o in n.outputs}
+        self._readers: dict[str, list[int]] = {}
+        for i, n in enumerate(graph.nodes):
+            for name in dict.fromkeys(x for x in n.inputs if x is not None):
+                self._readers.setdefault(name, []).append(i)
+        self._named = {n.name: i for i, n in enumerate(graph.nodes)}
 
-    def find(self, name: str) -> int | None:
-        if name in self._of:
-            return self._of[name]
-        if "/" in name:
-            node = self._by_node.get(name.rpartition("/")[0])
-            if node is not None:
-                return node
-        cut = name
-        while "_" in cut:  # the longest name that this one begins with
-            cut = cut.rpartition("_")[0]
-            if cut in self._of:
-                return self._of[cut]
-            if "/" in cut and cut.rpartition("/")[0] in self._by_node:
-                return self._by_node[cut.rpartition("/")[0]]
-        return None
+    def find(self, name: str, op: str) -> list[int]:
+        """Best first, all of one rank; empty when nothing fits. op: Vela's name of the operator."""
+        nodes = self._graph.nodes
+        exact = self._maker.get(name)
+        if exact is not None and _is_kind(nodes[exact], op):
+            return [exact]
+        fallback: list[int] = [] if exact is None else [exact]
+        for stem in _stems(name):
+            head, slash, _ = stem.rpartition("/")
+            derived = self._named.get(head) if slash else None
+            if derived is not None:  # an operator that the .tflite writer added to a node
+                return [derived]
+            maker = self._maker.get(stem)
+            near = [*([] if maker is None else [maker]), *self._readers.get(stem, ())]
+            fitting = [i for i in near if _is_kind(nodes[i], op)]
+            if fitting:
+                return fitting
+            if maker is not None and not fallback:
+                fallback = [maker]
+        return fallback
+
+    def of_kind(self, op: str) -> list[int]:
+        return [i for i, n in enumerate(self._graph.nodes) if _is_kind(n, op)]
+
+
+def _stems(name: str) -> list[str]:
+    """The name, and what it may be derived from, the longest first."""
+    cuts = [k for k, c in enumerate(name) if c in "_/"]
+    return [name, *(name[:k] for k in reversed(cuts))]
+
+
+def _owners_of(rows: Sequence[Row], owners: _Owners) -> list[int | None]:
+    """The node of each row. Rows come in execution order: where the name leaves a choice, or is
+    none (``#28``), the next row that is sure decides, else the one before."""
+    choices = [owners.find(r.name, r.source_op) or owners.of_kind(r.source_op) for r in rows]
+    found = [c[0] if len(c) == 1 else None for c in choices]
+    sure = list(found)
+    for k, choice in enumerate(choices):
+        if found[k] is None and choice:
+            after = next((s for s in sure[k + 1 :] if s is not None), None)
+            before = next((s for s in reversed(sure[:k]) if s is not None), None)
+            found[k] = next((s for s in (after, before) if s in choice), choice[0])
+    return found
 
 
 def place(
@@ -116,28 +179,24 @@ def place(
     """One placement a node of the (safely named) graph, and the rows that belong to no node."""
     owners = _Owners(graph)
     reasons: dict[int, tuple[str, ...]] = {}
-    for name, lines in outputs.reasons.items():
-        owner = owners.find(name)
-        if owner is not None:
+    for (name, op), lines in outputs.reasons.items():
+        for owner in owners.find(name, op)[:1]:
             reasons.setdefault(owner, lines)
     placements = [Placement() for _ in graph.nodes]
     if outputs.rows is not None:
         for p in placements:
             p.cycles = p.macs = 0
-    for op in outputs.remaining:
-        for name in op.outputs:
-            owner = owners.find(name)
-            if owner is not None:
+    for left in outputs.remaining:
+        for name in left.outputs:
+            for owner in owners.find(name, left.op)[:1]:
                 placements[owner].on_npu = False
     stray = []
-    for row in outputs.rows or ():
-        owner = owners.find(row.name)
-        if not row.on_npu:
-            continue
-        if owner is None:
+    on_npu = [r for r in outputs.rows or () if r.on_npu]
+    for row, index in zip(on_npu, _owners_of(on_npu, owners), strict=True):
+        if index is None:
             stray.append(row)
             continue
-        p = placements[owner]
+        p = placements[index]
         p.commands.append(row.op)
         p.cycles = (p.cycles or 0) + row.cycles
         p.macs = (p.macs or 0) + row.macs
