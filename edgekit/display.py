@@ -221,7 +221,7 @@ def verification(d: Mapping[str, Any]) -> None:
     )
     pairs: list[tuple[str, Any]] = [
         ("verify", verdict),
-        ("what was run", d["verified"]),
+        ("what was run", d.get("verified")),
         ("oracle", d["oracle"]),
         ("device", d["device"]),
     ]

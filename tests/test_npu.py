@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit_targets.npu import config
 from netgen import random_inputs
 from npu_case import TARGET, cpu_net, evil, float_net, int8_net, mixed_net, needs_vela
 
@@ -20,6 +19,7 @@ from edgekit.formats import tflite_flat
 from edgekit.graph.ir import Graph
 from edgekit.targets import get_backend, get_target, target_names
 from edgekit.targets.schema import Target
+from edgekit_targets.npu import config
 
 NPUS = [n for n in target_names() if n.startswith("ethos-")]
 
@@ -33,10 +33,13 @@ def changed(target: Target, memories: tuple[dict, ...] | None = None, **fields: 
 
 
 def test_every_shipped_npu_is_complete() -> None:
-    assert NPUS == sorted(
-        [f"ethos-u55-{n}" for n in (32, 64, 128, 256)]
-        + [f"ethos-u65-{n}" for n in (256, 512)]
-        + [f"ethos-u85-{n}" for n in (128, 256, 512, 1024, 2048)]
+    assert (
+        sorted(
+            [f"ethos-u55-{n}" for n in (32, 64, 128, 256)]
+            + [f"ethos-u65-{n}" for n in (256, 512)]
+            + [f"ethos-u85-{n}" for n in (128, 256, 512, 1024, 2048)]
+        )
+        == NPUS
     )
     for name in NPUS:
         target = get_target(name)

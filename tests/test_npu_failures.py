@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
-from edgekit_targets.npu import vela
 from npu_case import TARGET, int8_net, needs_vela, stand_in
 
 from edgekit import api, formats
@@ -16,6 +16,7 @@ from edgekit.cli import main
 from edgekit.errors import InputError, ToolchainError
 from edgekit.targets import get_backend, get_target
 from edgekit.targets.base import CompileOptions
+from edgekit_targets.npu import vela
 
 Use = Callable[..., None]
 
@@ -63,8 +64,6 @@ def compile_error(tmp_path: Path, **extra: object) -> str:
     ],
 )  # fmt: skip
 def test_what_vela_does_is_said(use: Use, tmp_path: Path, body: str, told: str) -> None:
-    import re
-
     use(body)
     text = compile_error(tmp_path)
     assert re.search(told, text), text
@@ -145,9 +144,7 @@ def test_a_missing_vela_says_how_to_get_it(
     assert code == 2 and "pip install 'edgekit[npu]'" in err
 
 
-def test_a_named_vela_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_named_vela_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(vela.VARIABLE, str(tmp_path / "none"))
     assert "not an executable file" in compile_error(tmp_path)
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from edgekit_targets.npu.outputs import Outputs, Remaining, Row, reasons_in
-from edgekit_targets.npu.placement import explain, place, safe_names
 from netgen import Net
 from npu_case import evil, float_net, int8_net, mixed_net
 
 from edgekit.graph.ir import Graph
+from edgekit_targets.npu.outputs import Outputs, Remaining, Row, reasons_in
+from edgekit_targets.npu.placement import explain, place, safe_names
 
 STDOUT = """\
 Warning: No memory mode specified. Using a default.
@@ -41,7 +41,12 @@ def row(name: str, cycles: int = 1, source: str = "Conv2D") -> Row:
 
 def test_warnings_are_read_with_all_their_lines() -> None:
     assert reasons_in(STDOUT) == {
-        ("a, b", "RESIZE_BILINEAR"): ("HW scale-factor is not equal.", "IF not so:", "- ELSE", "- so"),
+        ("a, b", "RESIZE_BILINEAR"): (
+            "HW scale-factor is not equal.",
+            "IF not so:",
+            "- ELSE",
+            "- so",
+        ),
         ("y", "SQRT"): ("Unsupported opType",),
     }
     assert reasons_in("") == {}

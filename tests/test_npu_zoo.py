@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import opgen
 import opgen_all  # noqa: F401  registers every generator module
 import pytest
-from edgekit_targets.npu import config, vela
-from edgekit_targets.npu.placement import place, safe_names
 from npu_case import TARGET, needs_vela
 
 from edgekit import api
 from edgekit.data import load_dataset
 from edgekit.formats import tflite
 from edgekit.targets import get_target
+from edgekit_targets.npu import config, vela
+from edgekit_targets.npu.placement import place, safe_names
 
 pytestmark = [pytest.mark.slow, needs_vela]
 
@@ -60,8 +61,6 @@ def test_the_system_configuration_matters(shared: Path, tmp_path: Path) -> None:
     document = get_target(TARGET).model_dump(mode="json")
     document["name"] = "deep-embedded"
     document["config"] |= {"system_config": "Ethos_U55_Deep_Embedded", "npu_clock_hz": 200_000_000}
-    import json
-
     path = tmp_path / "deep-embedded.yaml"  # JSON is YAML
     path.write_text(json.dumps(document))
     art = api.compile(shared / "zoo" / "kws_dscnn_int8.tflite", str(path), tmp_path / "a")

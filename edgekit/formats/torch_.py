@@ -75,8 +75,9 @@ def from_module(
     """A torch module as a graph, in evaluation mode.
 
     example_inputs: a tensor or a tuple of tensors, batch included; where they share a batch larger
-    than 1, only the first sample is taken. input_names: names of the graph's inputs. The module's mode is restored. Raises InputError
-    when torch cannot export it, UnsupportedError for operators that edgekit lacks.
+    than 1, only the first sample is taken. input_names: names of the graph's inputs. The module's
+    mode is restored. Raises InputError when torch cannot export it, UnsupportedError for operators
+    that edgekit lacks.
     """
     from edgekit.formats.onnx_read import from_model
 

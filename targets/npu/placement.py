@@ -47,7 +47,10 @@ def safe_names(graph: Graph) -> tuple[Graph, dict[str, str]]:
         )
     safe = Graph(
         graph.name,
-        {names[k]: t if k == names[k] else t.with_(name=names[k]) for k, t in graph.tensors.items()},
+        {
+            names[k]: t if k == names[k] else t.with_(name=names[k])
+            for k, t in graph.tensors.items()
+        },
         nodes,
         tuple(names[i] for i in graph.inputs),
         tuple(names[o] for o in graph.outputs),

@@ -35,9 +35,7 @@ def memory_of(outputs: Outputs, npu: NpuTarget) -> dict[str, Any]:
     }
 
 
-def profile(
-    artifact: Any, device: str, summary: Mapping[str, Any], npu: NpuTarget
-) -> Profile:
+def profile(artifact: Any, device: str, summary: Mapping[str, Any], npu: NpuTarget) -> Profile:
     """Cycles are of the NPU's clock, the CPU's converted to it, so that layers add up to the total.
 
     ``details.complete`` is False when a node on the CPU could not be costed: the latency is then

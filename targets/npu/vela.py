@@ -159,7 +159,7 @@ def _run(
         ) from None
     except OSError as e:
         raise ToolchainError(f"{label} cannot be started: {e.strerror or e}") from None
-    return status, *(f.read_text("utf-8", "replace") for f in (out, err))
+    return status, out.read_text("utf-8", "replace"), err.read_text("utf-8", "replace")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
