@@ -65,7 +65,7 @@ def lines(models: Sequence[Path], targets: Sequence[str]) -> list[str]:
             tools |= p["tools"]
             setups[target] = (
                 f"| {target} | {d['system_config']} | {d['memory_mode']} | "
-                f"{d['npu_clock_hz'] / 1e6:g} |"
+                f"{d['clock_hz'] / 1e6:g} |"
             )
             ops = d["operators"]
             whole = "" if d["complete"] else " (CPU part missing)"

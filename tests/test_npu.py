@@ -10,7 +10,7 @@ import pytest
 from netgen import random_inputs
 from npu_case import TARGET, cpu_net, evil, float_net, int8_net, mixed_net, needs_vela
 
-from edgekit import api
+from edgekit import api, display
 from edgekit.artifact import Artifact, sha256_file
 from edgekit.data import Dataset
 from edgekit.devices import open_device
@@ -18,6 +18,7 @@ from edgekit.errors import DeviceError, DoesNotFitError, InputError, Unsupported
 from edgekit.formats import tflite_flat
 from edgekit.graph.ir import Graph
 from edgekit.targets import get_backend, get_target, target_names
+from edgekit.targets.base import CompileOptions
 from edgekit.targets.schema import Target
 from edgekit_targets.npu import config
 
@@ -67,6 +68,11 @@ def test_the_familys_section_is_checked(fields: dict, told: str) -> None:
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return api.compile(int8_net(), TARGET, tmp_path_factory.mktemp("npu") / "a")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return api.compile(mixed_net(), TARGET, tmp_path_factory.mktemp("mixed") / "a")
 
 
 @needs_vela
@@ -140,8 +146,8 @@ def test_the_same_inputs_give_the_same_bytes(artifact: Artifact, tmp_path: Path)
 
 
 @needs_vela
-def test_what_stays_on_the_cpu_has_a_reason_and_a_cost(tmp_path: Path) -> None:
-    art = api.compile(mixed_net(), TARGET, tmp_path / "a")
+def test_what_stays_on_the_cpu_has_a_reason_and_a_cost(mixed: Artifact) -> None:
+    art = mixed
     cpu = {r["op"]: r["details"] for r in art.manifest["plan"] if r["variant"] == "cpu"}
     assert set(cpu) == {"RESIZE_NEAREST_NEIGHBOR", "STRIDED_SLICE"}
     assert "scale-factor is not equal" in cpu["RESIZE_NEAREST_NEIGHBOR"]["reason"]
@@ -168,9 +174,12 @@ def test_what_stays_on_the_cpu_has_a_reason_and_a_cost(tmp_path: Path) -> None:
 
 @needs_vela
 def test_without_an_emulator_the_total_is_marked_incomplete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mixed: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    art = api.compile(mixed_net(), TARGET, tmp_path / "a")
+    art = mixed
     monkeypatch.setattr("edgekit.devices.qemu._PROGRAM", "qemu-system-nowhere")
     p = api.profile(art)
     d = p["details"]
@@ -179,6 +188,31 @@ def test_without_an_emulator_the_total_is_marked_incomplete(
     assert all("qemu-system-nowhere is missing" in why for why in d["cpu"]["missing"].values())
     assert p["total"]["latency_ms"] == pytest.approx(d["npu"]["latency_ms"])
     assert [la["cycles"] for la in p["layers"] if la["placement"] == "cpu"] == [None, None]
+    display.profile(p)
+    assert "resize_nearest_neighbor, strided_slice: the total is incomplete" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    art.store_result("profile", p)
+    assert "The total is incomplete" in api.report(art, tmp_path / "r.html").read_text()
+
+
+@needs_vela
+def test_the_terminal_says_why_a_node_stays_on_the_cpu(
+    mixed: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display.compiled({**mixed.manifest, "artifact": "a"})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "STRIDED_SLICE on the cpu: StridedSlice with unsupported negative stride" in said
+
+
+@pytest.mark.slow
+@needs_vela
+def test_less_memory_instead_of_speed(artifact: Artifact, tmp_path: Path) -> None:
+    small = api.compile(
+        int8_net(), TARGET, tmp_path / "a", options=CompileOptions("vela", optimize="ram")
+    )
+    assert (small.details["optimise"], artifact.details["optimise"]) == ("Size", "Performance")
+    assert small.manifest["memory"]["sram_bytes"] <= artifact.manifest["memory"]["sram_bytes"]
 
 
 @needs_vela
@@ -224,7 +258,9 @@ def test_a_float_model_with_data_is_quantized(tmp_path: Path) -> None:
     assert result["verify"]["mismatched_bytes"] == 0
     assert result["engines"][0]["kind"] == "estimated" and result["engines"][0]["verified"]
     assert result["profile"]["memory"]["dram_bytes"] > 0
-    assert (tmp_path / "a" / "report.html").is_file()
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "int8 .tflite that Vela compiled" in page and "at 1000 MHz" in page
+    assert "Helium" not in page  # the roof and the remarks of the core say nothing about the NPU
 
 
 @needs_vela
@@ -241,8 +277,6 @@ def test_a_wrong_target_is_named(
     tmp_path: Path, target: dict, error: type[Exception], told: str
 ) -> None:
     wrong = changed(get_target(TARGET), **target)
-    from edgekit.targets.base import CompileOptions
-
     with pytest.raises(error, match=told) as caught:
         get_backend("npu").compile(int8_net(), wrong, tmp_path, CompileOptions())
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

@@ -9,10 +9,11 @@ import numpy as np
 import opgen
 import opgen_all  # noqa: F401  registers every generator module
 import pytest
+from netgen import dead_network, quantized, random_inputs
 from npu_case import TARGET, needs_vela
 
 from edgekit import api
-from edgekit.data import load_dataset
+from edgekit.data import Dataset, load_dataset
 from edgekit.formats import tflite
 from edgekit.targets import get_target
 from edgekit_targets.npu import config, vela
@@ -95,3 +96,18 @@ def test_every_operator_is_placed_with_velas_own_reason(op: str, target: str) ->
         assert outputs.streams or not any(p.on_npu and p.commands for p in placed)
         assert not stray
         assert sum(p.cycles or 0 for p in placed) == outputs.number("cycles_total")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks_add_up_and_agree(seed: int, tmp_path: Path) -> None:
+    """Residuals, concatenations, padding, pools: every cycle has a node, every byte is right."""
+    rng = np.random.default_rng(seed)
+    graph = quantized(dead_network(rng, 0.3), rng)
+    data = Dataset.of(random_inputs(graph, rng, 4)[0])
+    for target in (TARGET, "ethos-u65-256", "ethos-u85-1024"):
+        art = api.compile(graph, target, tmp_path / target)
+        p = api.profile(art)
+        assert p["details"]["complete"] is True, p["details"]["cpu"]
+        assert sum(la["cycles"] for la in p["layers"]) == p["total"]["cycles"]
+        assert art.details["unattributed"] == []
+        assert api.verify(art, data)["mismatched_bytes"] == 0

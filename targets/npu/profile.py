@@ -81,7 +81,7 @@ def profile(artifact: Any, device: str, summary: Mapping[str, Any], npu: NpuTarg
             "system_config": details["system_config"],
             "memory_mode": details["memory_mode"],
             "optimise": details["optimise"],
-            "npu_clock_hz": npu_clock,
+            "clock_hz": npu_clock,
             "operators": details["operators"],
             "complete": costs.complete,
             "npu": {"latency_ms": npu_ms, "cycles": npu_cycles, "macs": summary["nn_macs"]},
