@@ -86,7 +86,9 @@ def inspection(d: Mapping[str, Any]) -> None:
             )
         )
     for u in d["unsupported"]:
-        c.print(Text(visible(f"  unsupported: {u['node']} ({u['op']}): {u['reason']}"), style="red"))
+        c.print(
+            Text(visible(f"  unsupported: {u['node']} ({u['op']}): {u['reason']}"), style="red")
+        )
 
 
 def targets(entries: Sequence[Mapping[str, Any]]) -> None:
@@ -141,6 +143,13 @@ def compiled(d: Mapping[str, Any]) -> None:
     ]
     c.print(_rows(_table("layer", "op", "kernel", ">MACs", ">flash"), rows))
     m = d["memory"]
+    reasons = [
+        (p["name"], f"{p['op']} on the {p['variant']}: {p['details']['reason']}")
+        for p in d["plan"]
+        if p.get("details", {}).get("reason")
+    ]
+    if reasons:  # what an accelerator left to the processor beside it
+        c.print(_facts(reasons))
     c.print(
         _facts(
             [
@@ -167,17 +176,17 @@ def profile(d: Mapping[str, Any]) -> None:
     measured = any(la["time_ms"] is not None for la in d["layers"])
     columns = ["layer", "op", ">MACs"]
     columns += [">ms (measured)"] if measured else []
-    if d["total"]["instructions"] is not None:
-        columns += [
-            f">instructions ({kinds.get('instructions', d['kind'])})",
-            f">cycles ({kinds.get('cycles', d['kind'])})",
-        ]
+    counted = [
+        k
+        for k in ("instructions", "cycles")
+        if d["total"][k] is not None or (not measured and any(la[k] for la in d["layers"]))
+    ]
+    columns += [f">{k} ({kinds.get(k, d['kind'])})" for k in counted]
     rows = []
     for la in d["layers"]:
         row: list[Any] = [la["name"], la["op"], number(la["macs"])]
         row += [number(la["time_ms"])] if measured else []
-        if d["total"]["instructions"] is not None:
-            row += [number(la["instructions"]), number(la["cycles"])]
+        row += [number(la[k]) for k in counted]
         rows.append(row)
     c.print(_rows(_table(*columns), rows))
     _totals(c, d)
@@ -190,6 +199,9 @@ def _totals(c: Console, d: Mapping[str, Any]) -> None:
         if total[key] is not None:
             name = "latency" if key == "latency_ms" else key
             pairs.append((name, f"{number(total[key])}{unit} ({kinds.get(key, d['kind'])})"))
+    if d["details"].get("complete") is False:
+        without = [la["name"] for la in d["layers"] if la.get("not_costed")]
+        pairs.append(("not counted", f"{', '.join(without[:5])}: the total is incomplete"))
     parts = ", ".join(
         f"{k.removesuffix('_bytes')} {number(v)}"
         for k, v in memory.items()
@@ -212,6 +224,7 @@ def verification(d: Mapping[str, Any]) -> None:
     )
     pairs: list[tuple[str, Any]] = [
         ("verify", verdict),
+        ("what was run", d.get("verified")),
         ("oracle", d["oracle"]),
         ("device", d["device"]),
     ]

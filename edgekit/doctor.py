@@ -25,6 +25,7 @@ _PACKAGES = (
     ("h5py", "Keras .h5 and .keras models", "pip install 'edgekit[keras]'"),
     ("tensorflow", "SavedModel folders", "pip install 'edgekit[tensorflow]'"),
     ("onnxruntime", "comparing with ONNX Runtime", "pip install 'edgekit[onnxruntime]'"),
+    ("ethos-u-vela", "Ethos-U targets (family npu)", "pip install 'edgekit[npu]'"),
     ("tflite-micro", "an independent oracle for verify", "pip install 'edgekit[oracle]'"),
 )
 #: program, needed for, how to get it

@@ -113,7 +113,8 @@ def verify(
 
     ``samples``, ``mismatched_bytes`` and ``max_abs_diff`` (stored values) over all outputs;
     ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, by the
-    first output that holds classes; null without labels or classes); ``oracle``;
+    first output that holds classes; null without labels or classes); ``verified``: what was run (a
+    backend that cannot run what it deploys says so in ``Compiled.details["verified"]``); ``oracle``;
     ``first_divergent_layer`` (null when all bytes agree): the first layer, in execution order, of
     the first differing sample whose bytes differ.
     """
@@ -151,6 +152,7 @@ def verify(
         "device": device.name,
         "target": artifact.target.name,
         "engine": artifact.engine,
+        "verified": artifact.details.get("verified", "the deployed program, run on the device"),
         "oracle": oracle,
         "samples": len(inputs[0]),
         "bytes": int(sum(g.nbytes for g in got)),

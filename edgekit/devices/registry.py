@@ -19,6 +19,9 @@ def open_device(name: str, *, target: Any = None) -> Device:
     ``@qemu`` (default: Unicorn, QEMU for the Cortex-M55). target: an
     :class:`edgekit.targets.schema.Target`; memories with a base address become memory of a virtual
     device. Raises InputError for unknown names, ToolchainError when an emulator is missing.
+
+    Any other name is offered to the backend of the target's family, if that has a method
+    ``open_device(name, target) -> Device | None`` (:class:`edgekit.targets.base.OpensDevices`).
     """
     if name == "host":
         from edgekit.devices.local import LocalDevice
@@ -26,6 +29,14 @@ def open_device(name: str, *, target: Any = None) -> Device:
         return LocalDevice()
     if name.startswith("virtual:"):
         return _open_virtual(name, target)
+    if target is not None:
+        from edgekit.targets.base import OpensDevices
+        from edgekit.targets.registry import get_backend  # plug-ins know devices, not we them
+
+        backend = get_backend(target.family)
+        device = backend.open_device(name, target) if isinstance(backend, OpensDevices) else None
+        if device is not None:
+            return device
     raise InputError(
         f"device '{name}' is not known; there are host and virtual:<core> "
         f"(cores: {', '.join(CORES)}; see 'edgekit devices')"

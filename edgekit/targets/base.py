@@ -200,6 +200,17 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class OpensDevices(Protocol):
+    """What a backend may have besides: devices of its own, such as a vendor's estimator.
+
+    Asked by :func:`edgekit.devices.open_device` for names that it does not know itself; None means
+    that the family does not know the name either.
+    """
+
+    def open_device(self, name: str, target: Target) -> Device | None: ...
+
+
 @dataclass(frozen=True)
 class Family:
     """What an ``edgekit.targets`` entry point names: the family, its YAML files, its backend.
