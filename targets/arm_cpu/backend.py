@@ -1,0 +1,30 @@
+"""The backend of the ``arm_cpu`` family."""
+
+from __future__ import annotations
+
+from edgekit_targets.engine_backend import EngineBackend
+from edgekit_targets.native_c import CEngine
+
+from edgekit.targets.schema import Target
+
+from .config import parse
+
+
+def _code(target: Target) -> tuple[str, str]:
+    toolchain = parse(target).toolchain
+    return toolchain.triple, toolchain.cpu
+
+
+class ArmCpuBackend(EngineBackend):
+    """64-bit Arm under Linux or Android; runs on ``virtual:aarch64`` where there is no board."""
+
+    family = "arm_cpu"
+
+    def __init__(self) -> None:
+        super().__init__([CEngine(_code)])
+
+    def check(self, target: Target) -> None:
+        parse(target)
+
+    def default_device(self, target: Target) -> str:
+        return "virtual:aarch64"
