@@ -6,6 +6,7 @@ an integer array of exactly the model's input dtype passes through unquantized.
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph, Tensor
+from edgekit.text import printable
 
 #: Key pairs tried in this order when the user names none.
 _KNOWN_KEYS = (
@@ -70,13 +72,13 @@ def load_dataset(spec: str | Path) -> Dataset:
     Raises InputError for a missing, unreadable or pickled file, unknown keys, or unequal lengths.
     """
     text = str(spec)
-    path, _, keys = text.partition(":")
-    file = Path(path)
-    if file.suffix not in (".npz", ".npy"):
+    file, keys = _split_spec(text)
+    if file.suffix.lower() not in (".npz", ".npy"):
         raise InputError(f"data '{text}' is not file.npz[:x_key[,y_key]] (or file.npy)")
     arrays = _read_arrays(file)
     xk, yk = _choose_keys(file, arrays, keys)
-    x = {k: arrays[k] for k in xk}
+    # One array may feed several inputs (two towers, the same image): each use is an entry.
+    x = {k if k not in xk[:i] else f"{k} ({i + 1})": arrays[k] for i, k in enumerate(xk)}
     y = None if yk is None else arrays[yk]
     n = {len(v) if v.ndim else 0 for v in x.values()}
     if len(n) != 1 or 0 in n:
@@ -89,8 +91,16 @@ def load_dataset(spec: str | Path) -> Dataset:
                 f"labels '{yk}' in {file.name} are {y.dtype}{list(y.shape)}; "
                 f"accepted is one integer for each of the {n.pop()} samples"
             )
-    label = f"{file.name}:{'+'.join(xk)}" + (f",{yk}" if yk else "")
+    label = printable(f"{file.name}:{'+'.join(xk)}" + (f",{yk}" if yk else ""))
     return Dataset(x, y, label)
+
+
+def _split_spec(text: str) -> tuple[Path, str]:
+    """File and keys; a colon inside the path (of a folder, of a drive) is no separator."""
+    match = re.match(r"(?P<file>.*?\.np[zy])(:(?P<keys>.*))?$", text, re.IGNORECASE | re.DOTALL)
+    if match is None:
+        return Path(text), ""
+    return Path(match["file"]), match["keys"] or ""
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:

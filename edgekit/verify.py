@@ -7,7 +7,10 @@ bytes. Which one it was is part of the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,26 @@ class _NotThisWay(Exception):
     """TFLM is not installed, or does not take this model."""
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the interpreter writes about operators it lacks goes nowhere: the result says which
+    oracle it was. File descriptor 2 itself, because native code writes there."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        os.close(sink)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _tflm(
     graph: Graph, inputs: Sequence[np.ndarray], progress: Progress | None
 ) -> tuple[list[np.ndarray], str]:
@@ -59,7 +82,9 @@ def _tflm(
     if progress:
         progress(f"{name}: {len(inputs[0])} samples")
     try:
-        interpreter = runtime.Interpreter.from_bytes(tflite.write_bytes(graph), arena_size=_ARENA)
+        model = tflite.write_bytes(graph)
+        with _quiet():
+            interpreter = runtime.Interpreter.from_bytes(model, arena_size=_ARENA)
         outputs: list[list[np.ndarray]] = [[] for _ in graph.outputs]
         for k in range(len(inputs[0])):
             for i, values in enumerate(inputs):

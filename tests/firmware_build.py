@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import shutil
@@ -39,7 +40,9 @@ needs_gcc_arm = pytest.mark.skipif(
 
 @functools.cache
 def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="edgekit-firmware-"))
+    path = Path(tempfile.mkdtemp(prefix="edgekit-firmware-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def _compile(command: list[str], key: tuple[object, ...]) -> Path:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -26,13 +25,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from edgekit_kernels import include_dir, reference_sources, source_root
-from edgekit_targets.mcu import variants
-from edgekit_targets.mcu.contract import KernelCall
 
 from edgekit.graph import reference
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.targets.schema import Core, Memory, Target
+from edgekit_kernels import include_dir, reference_sources, source_root
+from edgekit_targets.mcu import variants
+from edgekit_targets.mcu.contract import KernelCall
 
 CTYPES = {
     "int8": "int8_t",
@@ -369,8 +368,3 @@ def check(cases: Sequence[Case], folder: Path, *, sanitize: bool = True) -> None
 def all_reference_sources() -> list[str]:
     """Every portable kernel, relative to ``kernels/``."""
     return [f"ref/{p.name}" for p in reference_sources()]
-
-
-def pack_float(value: float) -> bytes:
-    """The bytes of a float32, as a kernel sees them."""
-    return struct.pack("<f", value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,17 @@ def test_info_is_measured() -> None:
         info = device.info()
     assert (info.name, info.transport, info.kind) == ("host", "local", "measured")
     assert info.details["cores"] >= 1 and info.details["cpu"]
+
+
+def test_a_forgotten_device_leaves_nothing_behind() -> None:
+    code = (
+        "from edgekit.devices import open_device;"
+        "d = open_device('host'); d.push_bytes(b'x', 'x'); print(d._sandbox.path)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not Path(done.stdout.strip()).exists()
 
 
 def test_failures_are_one_sentence(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from pathlib import Path, PurePosixPath
 
 from edgekit.errors import DeviceError, InputError
@@ -15,6 +16,8 @@ class Sandbox:
 
     def __init__(self) -> None:
         self._path: Path | None = Path(tempfile.mkdtemp(prefix="edgekit-device-"))
+        # Also when nobody calls close: at garbage collection, or when the process ends.
+        self._remove = weakref.finalize(self, shutil.rmtree, self._path, ignore_errors=True)
 
     @property
     def path(self) -> Path:
@@ -58,6 +61,5 @@ class Sandbox:
         return path.read_bytes()
 
     def close(self) -> None:
-        if self._path is not None:
-            shutil.rmtree(self._path, ignore_errors=True)
-            self._path = None
+        self._remove()
+        self._path = None

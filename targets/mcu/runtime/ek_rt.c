@@ -14,9 +14,8 @@ void *memset(void *to, int value, size_t n);
 typedef uint32_t __attribute__((may_alias)) word;
 typedef uint32_t __attribute__((may_alias, aligned(1))) loose;
 
-void *memcpy(void *restrict to, const void *restrict from, size_t n) {
-  uint8_t *d = to;
-  const uint8_t *s = from;
+/* From low to high addresses; d may overlap s where it lies below. */
+static void forward(uint8_t *d, const uint8_t *s, size_t n) {
   if (n >= 8) {
     while ((uintptr_t)d & 3u) *d++ = *s++, --n;
 #ifdef __ARM_FEATURE_UNALIGNED
@@ -39,14 +38,20 @@ void *memcpy(void *restrict to, const void *restrict from, size_t n) {
         *(word *)(void *)d = *(const loose *)(const void *)s;
   }
   while (n--) *d++ = *s++;
+}
+
+void *memcpy(void *restrict to, const void *restrict from, size_t n) {
+  forward(to, from, n);
   return to;
 }
 
 void *memmove(void *to, const void *from, size_t n) {
   uint8_t *d = to;
   const uint8_t *s = from;
-  if ((uintptr_t)d - (uintptr_t)s >= n) return memcpy(to, from, n); /* forward is safe */
-  while (n) --n, d[n] = s[n];
+  if ((uintptr_t)d - (uintptr_t)s >= n)
+    forward(d, s, n);
+  else
+    while (n) --n, d[n] = s[n];
   return to;
 }
 

@@ -182,13 +182,7 @@ def _dense(
     out_c, in_c = w.shape
     centred = w.astype(np.int64) - (qw.zp if qw.zero_point.size == 1 else 0)
     bias = _bias(node, graph, out_c) - qx.zp * centred.sum(axis=1)
-    if qw.scale.size == 1:
-        # one scale: the product of scales is rounded to float32 first, as in TFLite
-        real = float(np.float32(qx.s) * np.float32(qw.s)) / qy.s
-        pair = nm.quantize_multiplier(real)
-        mult, shift = (np.full(out_c, v, np.int64) for v in pair)
-    else:
-        mult, shift = nm.conv_multipliers(qx.s, qw.scale, qy.s, out_c)
+    mult, shift = nm.conv_multipliers(qx.s, qw.scale, qy.s, out_c)
     lo, hi = nm.activation_range(node.attrs["activation"], qy, "int8")
     fields = {
         "rows": product(x.shape) // in_c,
