@@ -259,7 +259,7 @@ def verify(
     document = api.verify(artifact, data, device=device, samples=samples, progress=progress)
     emit(document, json, display.verification)
     store(artifact, "verify", document)
-    if document["mismatched_bytes"]:
+    if not document["passed"]:
         raise typer.Exit(1)
 
 
@@ -313,7 +313,7 @@ def deploy(
         progress=progress,
     )
     emit(document, json, display.deployed)
-    if document["verify"]["mismatched_bytes"]:
+    if not document["verify"]["passed"]:
         raise typer.Exit(1)
 
 

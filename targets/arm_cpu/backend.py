@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from edgekit_targets.engine_backend import EngineBackend
+from edgekit_targets.interpreted import need_machine
+from edgekit_targets.litert import LiteRt
 from edgekit_targets.native_c import CEngine
 
 from edgekit.targets.schema import Target
@@ -21,7 +23,15 @@ class ArmCpuBackend(EngineBackend):
     family = "arm_cpu"
 
     def __init__(self) -> None:
-        super().__init__([CEngine(_code)])
+        admit = need_machine("aarch64")
+        super().__init__(
+            [
+                CEngine(_code, admit),
+                LiteRt(admit=admit),
+                LiteRt("fp16", admit=admit),
+                LiteRt("int8", admit=admit),
+            ]
+        )
 
     def check(self, target: Target) -> None:
         parse(target)
