@@ -138,7 +138,9 @@ def try_all(
             if progress:
                 progress(f"engine {info.name}")
             try:
-                _try(row, backend, graph, data, Path(scratch), build, open_device, oracles, progress)
+                _try(
+                    row, backend, graph, data, Path(scratch), build, open_device, oracles, progress
+                )
             except UnsupportedError as e:
                 row.reason = str(e)
             except EdgekitError as e:
@@ -176,7 +178,9 @@ def _try(
         row.reason = info.why_not
         return
     if info.int8_form_of is not None and precision_of(graph) == "int8":
-        row.reason = f"the model is int8 already, for which engine '{info.int8_form_of}' is the same"
+        row.reason = (
+            f"the model is int8 already, for which engine '{info.int8_form_of}' is the same"
+        )
         return
     place = scratch / info.name
     place.mkdir()

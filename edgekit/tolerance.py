@@ -55,9 +55,7 @@ def judge(
     from edgekit.data import predictions
 
     limit = TOLERANCES[precision]
-    errors = [
-        _error(np.asarray(e).reshape(g.shape), g) for e, g in zip(expected, got, strict=True)
-    ]
+    errors = [_error(np.asarray(e).reshape(g.shape), g) for e, g in zip(expected, got, strict=True)]
     agreement = None
     producer = graph.producers().get(graph.outputs[0])
     if classifies or (producer is not None and producer.type == "SOFTMAX"):

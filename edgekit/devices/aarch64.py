@@ -260,7 +260,9 @@ class _Symbols:
                         self._address[s.name] = start
                         found.setdefault(start, (s.name, start + max(4, int(s["st_size"]))))
         except Exception as error:  # pyelftools raises many kinds on damaged files
-            raise InputError(f"the program is a damaged ELF file ({type(error).__name__})") from None
+            raise InputError(
+                f"the program is a damaged ELF file ({type(error).__name__})"
+            ) from None
         self._starts = sorted(found)
         self._functions = [found[a] for a in self._starts]
 

@@ -45,7 +45,9 @@ class Toolchain(_Strict):
     @classmethod
     def _known_triple(cls, value: str) -> str:
         if not re.fullmatch(r"aarch64-linux-musl", value):
-            raise ValueError(f"'{value}' cannot be built: programs are static, triple aarch64-linux-musl is accepted")
+            raise ValueError(
+                f"'{value}' cannot be built: programs are static, triple aarch64-linux-musl is accepted"
+            )
         return value
 
 

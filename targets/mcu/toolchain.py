@@ -341,14 +341,15 @@ def process_compiler(triple: str, cpu: str) -> Compiler:
     _need("zig")
     zig = zig_program()
     assert zig is not None
-    core = (f"--target={triple}", f"-mcpu={cpu}", "-fno-sanitize=all")
+    machine = (f"--target={triple}", "-fno-sanitize=all")
     return Compiler(
         name="zig",
         version=_version(zig, "version"),
         cc=(zig, "cc"),
         link=(zig, "cc"),
-        flags=(*core, *_COMMON),
-        link_flags=(*core, "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--build-id=none"),
+        flags=(*machine, f"-mcpu={cpu}", *_COMMON),
+        # Without -mcpu: zig builds the C library once for the architecture, not once a core.
+        link_flags=(*machine, "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--build-id=none"),
     )
 
 
