@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from edgekit.errors import EdgekitError, InputError
+from edgekit.text import visible
 
 app = typer.Typer(
     name="edgekit",
@@ -71,6 +72,7 @@ _stage = ""
 def progress(line: str) -> None:
     """Progress goes to stderr: one changing line on a terminal; elsewhere one line a stage (what
     stands before the colon)."""
+    line = visible(line)
     global _stage  # noqa: PLW0603 - the last stage printed belongs to the process's stderr
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[2K{line[:110]}")
@@ -336,13 +338,17 @@ def emulate(
 
     if not timeout > 0:
         raise InputError(f"--timeout {timeout} is not a positive number of seconds")
+    try:
+        words = tuple(shlex.split(args))
+    except ValueError as e:
+        raise InputError(f"--args '{args}' cannot be split into words ({e})") from None
     document = api.emulate(
         firmware,
         core,
         backend=backend,
         max_instructions=max_instructions,
         timeout_s=timeout,
-        args=tuple(shlex.split(args)),
+        args=words,
     )
     emit(document, json, display.emulation)
 
@@ -408,7 +414,7 @@ def _prepare_process() -> None:
 
 def _fail(message: str, code: int) -> int:
     _clear()
-    sys.stderr.write("edgekit: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("edgekit: " + visible(" ".join(message.split())) + "\n")
     return code
 
 

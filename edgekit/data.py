@@ -149,6 +149,7 @@ def _choose_keys(
 def model_inputs(graph: Graph, data: Dataset) -> list[np.ndarray]:
     """The data as ``graph``'s input tensors want it: one array an input, samples along axis 0.
 
+    Images of a model that was NCHW may come in either order of axes, as its reader made it NHWC.
     Floats are quantized with the input's scale and zero point when the input is an integer tensor.
     Raises InputError for a wrong number of inputs, shape, dtype, or non-finite values.
     """
@@ -162,13 +163,18 @@ def model_inputs(graph: Graph, data: Dataset) -> list[np.ndarray]:
         arrays = [data.x[t.name] for t in tensors]
     else:
         arrays = list(data.x.values())
-    return [_one_input(t, a, data.source) for t, a in zip(tensors, arrays, strict=True)]
+    return [
+        _one_input(t, a, data.source, was_nchw=f"input_layout:{t.name}" in graph.metadata)
+        for t, a in zip(tensors, arrays, strict=True)
+    ]
 
 
-def _one_input(t: Tensor, a: np.ndarray, source: str) -> np.ndarray:
+def _one_input(t: Tensor, a: np.ndarray, source: str, *, was_nchw: bool = False) -> np.ndarray:
     from edgekit.graph.numerics import quantize
 
     want = t.shape[1:]
+    if was_nchw and a.shape[1:] != want and a.shape[1:] == (want[-1], *want[:-1]):
+        a = np.moveaxis(a, 1, -1)
     got = a.shape[1:]
     if got != want:
         # A trailing or leading singleton (grey images without a channel axis) is no ambiguity.
@@ -205,7 +211,7 @@ def predictions(output: np.ndarray) -> np.ndarray | None:
     """Class numbers from a model's first output, ``[N, classes]`` or ``[N]``/``[N, 1]`` (already
     class numbers when integer); None when the output is not a classification."""
     flat = output.reshape(len(output), -1)
-    if flat.shape[1] > 1 and output.squeeze().ndim <= 2:
+    if flat.shape[1] > 1 and max(output.shape[1:]) == flat.shape[1]:  # one axis holds them all
         return np.argmax(flat, axis=1)
     if flat.shape[1] == 1 and output.dtype in (np.int32, np.int64):
         return flat[:, 0]

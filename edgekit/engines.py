@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ def try_all(
     data: Dataset,
     folder: Path,
     build: Callable[[str, Path], Artifact],
-    open_device: Callable[[Artifact], Device],
+    open_device: Callable[[Artifact], AbstractContextManager[Device]],
     progress: Progress | None = None,
 ) -> tuple[Artifact, list[dict[str, Any]]]:
     """Try every engine; the kept artifact is copied into ``folder`` with its results stored.
@@ -167,7 +168,7 @@ def _try(
     data: Dataset,
     scratch: Path,
     build: Callable[[str, Path], Artifact],
-    open_device: Callable[[Artifact], Device],
+    open_device: Callable[[Artifact], AbstractContextManager[Device]],
     oracles: Oracles,
     progress: Progress | None,
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.artifact import Artifact
-from edgekit.data import Dataset, accuracy, model_inputs
+from edgekit.data import Dataset, accuracy, model_inputs, predictions
 from edgekit.devices.base import Device
 from edgekit.errors import EdgekitError
 from edgekit.graph.ir import Graph
@@ -117,10 +117,11 @@ def verify(
     """The document of ``verify --json``. oracles: kept between artifacts of one model and ``data``.
 
     ``samples``, ``mismatched_bytes`` and ``max_abs_diff`` (stored values) over all outputs;
-    ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, null
-    without labels); ``oracle``; ``first_divergent_layer`` (null when all bytes agree): the first
-    layer, in execution order, of the first differing sample whose bytes differ. ``passed``: no byte
-    differs, or for an engine that is not exact, ``criterion`` (:mod:`edgekit.tolerance`) is met.
+    ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, by the
+    first output that holds classes; null without labels or classes); ``oracle``;
+    ``first_divergent_layer`` (null when all bytes agree): the first layer, in execution order, of
+    the first differing sample whose bytes differ. ``passed``: no byte differs, or for an engine that
+    is not exact, ``criterion`` (:mod:`edgekit.tolerance`) is met.
     """
     reference = artifact.reference
     inputs = model_inputs(reference, data)
@@ -154,11 +155,12 @@ def verify(
     if labels is None:
         ours = theirs = None
     else:
-        ours = accuracy(got[0], labels)
+        which = next((i for i, g in enumerate(got) if predictions(g) is not None), 0)
+        ours = accuracy(got[which], labels)
         theirs = (
-            accuracy(expected[0], labels)
+            accuracy(expected[which], labels)
             if source is None
-            else accuracy(_float_output(source, data), labels)
+            else accuracy(_float_output(source, data, which), labels)
         )
     return {
         "device": device.name,
@@ -183,10 +185,10 @@ def verify(
     }
 
 
-def _float_output(source: Graph, data: Dataset) -> np.ndarray:
+def _float_output(source: Graph, data: Dataset, which: int) -> np.ndarray:
     from edgekit.graph.reference import run
 
-    return run(source, model_inputs(source, data))[source.outputs[0]]
+    return run(source, model_inputs(source, data))[source.outputs[which]]
 
 
 def first_divergence(

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgekit_targets.mcu import profile as runner
-from edgekit_targets.mcu.backend import pack_inputs, unpack
 
 from edgekit.artifact import json_text
 from edgekit.devices.base import Device
@@ -38,6 +36,8 @@ from edgekit.targets.base import (
 )
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
+from edgekit_targets.mcu import profile as runner
+from edgekit_targets.mcu.backend import pack_inputs, unpack
 
 _RUNNER = Path(__file__).parent / "runners" / "interpret.py"
 _LAUNCH = "launch.sh"

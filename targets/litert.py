@@ -10,13 +10,13 @@ import importlib.util
 from collections.abc import Callable
 
 import numpy as np
-from edgekit_targets.interpreted import InterpretedEngine
 
 from edgekit.devices.base import Device
 from edgekit.formats import tflite
 from edgekit.graph.ir import Graph, Node, Tensor, unique
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
+from edgekit_targets.interpreted import InterpretedEngine
 
 
 class LiteRt(InterpretedEngine):

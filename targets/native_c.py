@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgekit_targets.mcu import toolchain
-from edgekit_targets.mcu.backend import McuBackend
-from edgekit_targets.mcu.config import Config, McuTarget
 
 from edgekit.devices.base import Device
 from edgekit.errors import InputError
@@ -28,6 +25,9 @@ from edgekit.targets.base import (
     Unsupported,
 )
 from edgekit.targets.schema import Target
+from edgekit_targets.mcu import toolchain
+from edgekit_targets.mcu.backend import McuBackend
+from edgekit_targets.mcu.config import Config, McuTarget
 
 
 class CEngine:

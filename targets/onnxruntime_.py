@@ -8,11 +8,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 
-from edgekit_targets.interpreted import InterpretedEngine
-
 from edgekit.devices.base import Device
 from edgekit.graph.ir import Graph
 from edgekit.targets.schema import Target
+from edgekit_targets.interpreted import InterpretedEngine
 
 
 class OnnxRuntime(InterpretedEngine):

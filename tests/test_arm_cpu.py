@@ -145,8 +145,16 @@ def test_the_cpu_model_comes_from_the_target() -> None:
 _PROGRAM = """
 #include <stdint.h>
 #include <string.h>
-__attribute__((noinline)) int one(int n) { int s = 0; for (volatile int i = 0; i < n; i++) s += i; return s; }
-__attribute__((noinline)) int two(int n) { int s = 0; for (volatile int i = 0; i < n; i++) s += i; return s; }
+__attribute__((noinline)) int one(int n) {
+  int s = 0;
+  for (volatile int i = 0; i < n; i++) s += i;
+  return s;
+}
+__attribute__((noinline)) int two(int n) {
+  int s = 0;
+  for (volatile int i = 0; i < n; i++) s += i;
+  return s;
+}
 int main(int argc, char **argv) {
   if (argc > 1 && !strcmp(argv[1], "loop")) for (volatile int i = 0;; i++) { }
   if (argc > 1 && !strcmp(argv[1], "dot")) {
@@ -211,7 +219,7 @@ def test_hangs_and_missing_instructions_are_errors(program: Path) -> None:
         d.push(program, "p")
         with pytest.raises(DeviceError, match="within 1 s"):
             d.run(RunRequest("p", ("loop",), timeout_s=1))
-        with pytest.raises(DeviceError, match="illegal instruction.*it has neon"):
+        with pytest.raises(DeviceError, match=r"illegal instruction.*it has neon"):
             d.run(RunRequest("p", ("dot",)))
     with open_device("virtual:cortex-a76") as d:
         d.push(program, "p")

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit_targets.litert import with_half_weights
-from edgekit_targets.server import config
 from engine_case import changed, compile_with, data_for, float_net, int8_net, random_net
 from netgen import random_inputs
 
@@ -26,6 +24,8 @@ from edgekit.graph.ir import Graph
 from edgekit.targets import get_backend, get_target
 from edgekit.targets.base import CompileOptions, EngineInfo
 from edgekit.verify import verify
+from edgekit_targets.litert import with_half_weights
+from edgekit_targets.server import config
 
 BACKEND = get_backend("server")
 ENGINES = ["c", "onnxruntime", "litert", "litert-fp16", "onnxruntime-int8", "litert-int8"]
@@ -75,7 +75,7 @@ def test_a_host_without_the_features_is_refused(
         "edgekit_targets.server.backend.host_flags", lambda: frozenset({"avx2", "fma"})
     )
     xs = random_inputs(artifact.graph, np.random.default_rng(0), 1)
-    with pytest.raises(DeviceError, match="lacks .*avx512_vnni.*x86-64-host"):
+    with pytest.raises(DeviceError, match=r"lacks .*avx512_vnni.*x86-64-host"):
         run_on_host(artifact, xs)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from edgekit.targets.schema import Target
 from edgekit_targets.engine_backend import EngineBackend
 from edgekit_targets.interpreted import need_machine
 from edgekit_targets.litert import LiteRt
 from edgekit_targets.native_c import CEngine
-
-from edgekit.targets.schema import Target
 
 from .config import parse
 

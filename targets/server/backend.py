@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import platform
 
+from edgekit.devices.base import Device
+from edgekit.errors import DeviceError
+from edgekit.targets.schema import Target
 from edgekit_targets.engine_backend import EngineBackend
 from edgekit_targets.litert import LiteRt
 from edgekit_targets.native_c import CEngine
 from edgekit_targets.onnxruntime_ import OnnxRuntime
-
-from edgekit.devices.base import Device
-from edgekit.errors import DeviceError
-from edgekit.targets.schema import Target
 
 from .config import host_flags, parse
 
