@@ -66,6 +66,7 @@ class Row:
             "precision": None if self.artifact is None else _precision(self.artifact),
             "total": None if self.profile is None else self.profile["total"],
             "kind": None if self.profile is None else self.profile["kind"],
+            "artifact_bytes": None if self.artifact is None else _size(self.artifact),
             "reason": self.reason,
         }
 
@@ -86,8 +87,15 @@ def single_row(
         "precision": _precision(artifact),
         "total": profile["total"],
         "kind": profile["kind"],
+        "artifact_bytes": _size(artifact),
         "reason": None if check["passed"] else why_not_verified(check),
     }
+
+
+def _size(artifact: Artifact) -> int | None:
+    """Bytes that go to the device: the model file, or code and constants."""
+    value = artifact.manifest["memory"].get("flash_bytes")
+    return None if value is None else int(value)
 
 
 def several(backend: Backend, target: Target) -> bool:

@@ -59,9 +59,10 @@ def judge(
     agreement = None
     producer = graph.producers().get(graph.outputs[0])
     if classifies or (producer is not None and producer.type == "SOFTMAX"):
-        theirs, ours = predictions(np.asarray(expected[0])), predictions(got[0])
-        if theirs is not None and ours is not None:
-            agreement = float(np.mean(theirs == ours))
+        which = next((i for i, g in enumerate(got) if predictions(g) is not None), None)
+        if which is not None:
+            same = predictions(np.asarray(expected[which])) == predictions(got[which])
+            agreement = float(np.mean(same))
     error = max(errors)
     integer = not np.issubdtype(got[0].dtype, np.floating)
     return {
