@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.artifact import json_text
-from edgekit.devices.base import Device
+from edgekit.devices import aarch64_python
+from edgekit.devices.base import Device, Kind, RunRequest
 from edgekit.errors import DeviceError, InputError, UnsupportedError
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.graph.ops import macs
@@ -41,6 +42,7 @@ from edgekit_targets.mcu.backend import pack_inputs, unpack
 
 _RUNNER = Path(__file__).parent / "runners" / "interpret.py"
 _LAUNCH = "launch.sh"
+_COUNTED = (2, 4)  #: inferences in the two runs whose difference counts
 _BUDGET_NS, _FEWEST, _MOST = 1_000_000_000, 20, 200  #: timed inferences
 
 
@@ -163,51 +165,52 @@ class InterpretedEngine:
         samples, data = pack_inputs(graph, inputs)
         if progress:
             progress(f"running {samples} sample{'s' if samples != 1 else ''} on {device.name}")
-        self._push(artifact, device, data)
-        runner.execute(device, _LAUNCH, ("run", "in.bin", "out.bin"))
+        program = self._push(artifact, device, data)
+        runner.execute(device, program, ("run", "in.bin", "out.bin"))
         outputs = unpack(device.pull("out.bin"), [graph.tensor(o) for o in graph.outputs], samples)
         return RunOutput(outputs)
 
     def profile(
         self, artifact: Any, device: Device, inputs: Sequence[np.ndarray] | None = None
     ) -> Profile:
-        """Median and least wall-clock of one inference, one thread, after a warm-up."""
+        """On real silicon median and least wall-clock of one inference, one thread, after a
+        warm-up; on a virtual device executed instructions, and no time."""
         graph: Graph = artifact.graph
-        manifest = artifact.manifest
         if inputs is None:
             inputs = runner.fixed_pattern(graph)
         _, data = pack_inputs(graph, [np.asarray(x)[:1] for x in inputs])
-        self._push(artifact, device, data)
-        probe = _times(runner.execute(device, _LAUNCH, ("time", "in.bin", "3")).stdout)
+        program = self._push(artifact, device, data)
+        if device.info().kind != "measured":
+            return self._count(artifact, device, program)
+        probe = _times(runner.execute(device, program, ("time", "in.bin", "3")).stdout)
         if not probe:
             raise runner.runner_error("timed nothing")
         repeats = int(np.clip(_BUDGET_NS // max(1, min(probe)), _FEWEST, _MOST))
-        times = _times(runner.execute(device, _LAUNCH, ("time", "in.bin", str(repeats))).stdout)
-        measured = device.info().kind == "measured"
-        return Profile(
-            device=device.name,
-            target=artifact.target.name,
-            engine=manifest["engine"],
-            kind=device.info().kind,
-            instructions=None,
-            cycles=None,
-            latency_ms=float(np.median(times)) / 1e6 if measured else None,
-            memory={"flash_bytes": manifest["memory"]["flash_bytes"]},
-            layers=[LayerProfile(r["name"], r["op"], r["macs"]) for r in manifest["plan"]],
-            kinds={"latency_ms": "measured"} if measured else {},
-            tools=dict(manifest["tools"]),
-            details={
-                "threads": 1,
-                "repeats": repeats,
-                "precision": manifest["details"]["precision"],
-                "device": dict(device.info().details),
-                **({"latency_ms_min": min(times) / 1e6} if measured else {}),
-            },
-        )
+        times = _times(runner.execute(device, program, ("time", "in.bin", str(repeats))).stdout)
+        details = {"repeats": repeats, "latency_ms_min": min(times) / 1e6}
+        return _profile(artifact, device, float(np.median(times)) / 1e6, None, details)
 
-    def _push(self, artifact: Any, device: Device, data: bytes) -> None:
+    def _count(self, artifact: Any, device: Device, program: str) -> Profile:
+        """Instructions of one inference: the difference between runs with more and with fewer."""
+        totals = []
+        few, many = _COUNTED
+        for n in (few, many):
+            args = ("count", "in.bin", str(n))
+            done = device.run(RunRequest(program, args, timeout_s=1800, trace=True))
+            if done.exit_code:
+                raise runner.runner_error(f"ended with code {done.exit_code}")
+            totals.append(None if done.trace is None else done.trace.instructions)
+        first, second = totals
+        if first is None or second is None:
+            return _profile(artifact, device, None, None, {"absent": "nothing is counted here"})
+        how = f"({many} inferences - {few} inferences) / {many - few}, Python's share included"
+        instructions = (second - first) // (many - few)
+        return _profile(artifact, device, None, instructions, {"counted": how})
+
+    def _push(self, artifact: Any, device: Device, data: bytes) -> str:
+        """Push everything; the name of the program to run."""
         self._admit(artifact.target, device)
-        python = "python3"
+        python, emulated = "python3", device.info().transport == "qemu-user"
         if device.name == "host":
             python = sys.executable
             if importlib.util.find_spec(self.module) is None:
@@ -215,16 +218,57 @@ class InterpretedEngine:
                     f"engine '{self.name}' needs the Python package {self.package} on the host: "
                     f"pip install {self.package}"
                 )
-        elif device.info().transport == "qemu-user":
+        elif emulated and not aarch64_python.has(self.module):
             raise DeviceError(
-                f"engine '{self.name}' needs Python and {self.package} on the device, and "
-                f"{device.name} has no Python; run the artifact on a board, or use engine 'c'"
+                f"engine '{self.name}' needs Python and {self.package} on {device.name}, which has "
+                f"none yet: make it with '{aarch64_python.MAKE_IT}', or use engine 'c'"
             )
         for name in (artifact.details["model"], "model.json", "interpret.py"):
             device.push(artifact.file(name), name)
+        device.push_bytes(data, "in.bin")
+        if emulated:
+            return "interpret.py"
         script = f'#!/bin/sh\nexec {shlex.quote(python)} interpret.py "$@"\n'
         device.push_bytes(script.encode(), _LAUNCH)
-        device.push_bytes(data, "in.bin")
+        return _LAUNCH
+
+
+def _profile(
+    artifact: Any,
+    device: Device,
+    latency_ms: float | None,
+    instructions: int | None,
+    details: dict[str, Any],
+) -> Profile:
+    manifest, info = artifact.manifest, device.info()
+    kinds: dict[str, Kind] = {}
+    if latency_ms is not None:
+        kinds["latency_ms"] = "measured"
+    if instructions is not None:
+        kinds["instructions"] = "simulated"
+    tools = dict(manifest["tools"])
+    if info.kind == "simulated":  # the device's own interpreter, not the host's
+        tools = {w.partition("==")[0]: w.partition("==")[2] for w in aarch64_python.WHEELS}
+        tools["emulator"] = str(info.details.get("backend"))
+    return Profile(
+        device=device.name,
+        target=artifact.target.name,
+        engine=manifest["engine"],
+        kind=info.kind,
+        instructions=instructions,
+        cycles=None,
+        latency_ms=latency_ms,
+        memory={"flash_bytes": manifest["memory"]["flash_bytes"]},
+        layers=[LayerProfile(r["name"], r["op"], r["macs"]) for r in manifest["plan"]],
+        kinds=kinds,
+        tools=tools,
+        details={
+            "threads": 1,
+            "precision": manifest["details"]["precision"],
+            "device": dict(info.details),
+            **details,
+        },
+    )
 
 
 def _described(tensor: Tensor) -> dict[str, Any]:

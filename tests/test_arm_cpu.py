@@ -23,9 +23,9 @@ from engine_case import (
 )
 from netgen import random_inputs
 
-from edgekit import api
+from edgekit import api, tolerance
 from edgekit.artifact import Artifact
-from edgekit.devices import aarch64
+from edgekit.devices import aarch64, aarch64_python
 from edgekit.devices.base import RunRequest
 from edgekit.devices.registry import list_transports, open_device
 from edgekit.errors import DeviceError, InputError, ToolchainError
@@ -317,14 +317,17 @@ def test_models_too_large_for_the_board_are_refused(tmp_path: Path) -> None:
 # -- engine litert -----------------------------------------------------------------------------
 
 
-def test_litert_artifacts_are_compiled_but_not_emulated(tmp_path: Path) -> None:
+def test_litert_artifacts_need_a_python_to_be_emulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKIT_AARCH64_PYTHON", str(tmp_path / "none"))
     artifact = compile_with(tmp_path / "out", int8_net(), "pixel-6", "litert")
     assert set(artifact.manifest["files"]) == {
         "model.tflite", "model.json", "interpret.py", "graph.ekg"}  # fmt: skip
     assert artifact.details["precision"] == "int8" and artifact.details["exact"] is False
     if aarch64.find_qemu():
         xs = random_inputs(artifact.graph, np.random.default_rng(1), 1)
-        with open_device("virtual:aarch64") as d, pytest.raises(DeviceError, match="no Python"):
+        with open_device("virtual:aarch64") as d, pytest.raises(DeviceError, match="make it with"):
             BACKEND.run(artifact, d, xs)
 
 
@@ -344,13 +347,76 @@ def test_unknown_engines_and_options_are_refused(graph: Graph, tmp_path: Path) -
 
 @needs_qemu
 @pytest.mark.slow
-def test_auto_keeps_the_verified_engine_and_says_why_not_the_others(tmp_path: Path) -> None:
+def test_auto_keeps_the_verified_engine_and_says_why_not_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKIT_AARCH64_PYTHON", str(tmp_path / "none"))
     graph = int8_net()
     document = api.deploy(graph, "raspberry-pi-4", data_for(graph), tmp_path / "out")
     assert document["engine"] == "c" and document["verify"]["mismatched_bytes"] == 0
     rows = {e["name"]: e for e in document["engines"]}
     assert rows["c"]["verified"] and rows["c"]["exact"] and rows["c"]["kind"] == "simulated"
     assert rows["litert"]["supported"] and not rows["litert"]["verified"]
-    assert "has no Python" in rows["litert"]["reason"]
+    assert "make it with" in rows["litert"]["reason"]
     assert not rows["litert-fp16"]["supported"] and rows["litert-fp16"]["total"] is None
     assert Artifact.open(tmp_path / "out").result("engines") is not None
+
+
+needs_python = pytest.mark.skipif(
+    aarch64_python.find() is None,
+    reason=f"no Python for the virtual device: {aarch64_python.MAKE_IT}",
+)
+
+
+@needs_qemu
+@needs_python
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["litert", "litert-fp16"])
+def test_litert_runs_on_the_virtual_device(engine: str, tmp_path: Path) -> None:
+    graph = int8_net() if engine == "litert" else float_net()
+    artifact = compile_with(tmp_path / "out", graph, "raspberry-pi-5", engine)
+    xs = random_inputs(graph, np.random.default_rng(5), 8)
+    want = reference.run(graph, xs)[graph.outputs[0]]
+    with open_device("virtual:aarch64", target=artifact.target) as d:
+        (got,) = BACKEND.run(artifact, d, xs).outputs
+        profile = BACKEND.profile(artifact, d)
+        counted = d.info().details["counts_instructions"]
+    found = tolerance.judge(graph, artifact.details["precision"], [want], [got], False)
+    assert found["passed"], found
+    assert profile.latency_ms is None and profile.kind == "simulated"
+    assert profile.tools["ai-edge-litert"] == "2.1.6"
+    if counted:
+        macs = sum(la.macs for la in profile.layers)
+        assert profile.instructions is not None and macs / 64 < profile.instructions < 100 * macs
+    else:
+        assert profile.instructions is None
+
+
+@needs_qemu
+@needs_python
+def test_scripts_have_no_sections() -> None:
+    with open_device("virtual:cortex-a76") as d:
+        d.push_bytes(b"import sys; print(sys.argv[1], sys.version_info[:2]); sys.exit(5)", "s.py")
+        done = d.run(RunRequest("s.py", ("hello",)))
+        assert done.exit_code == 5 and done.stdout == "hello (3, 11)\n"
+        with pytest.raises(InputError, match="no functions"):
+            d.run(RunRequest("s.py", trace=True, sections=("main",)))
+
+
+def test_a_root_that_cannot_be_made_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGEKIT_AARCH64_PYTHON", str(tmp_path / "root"))
+    monkeypatch.setattr(aarch64_python.shutil, "which", lambda _name: None)
+    assert aarch64_python.main() == 2
+    assert "apt-get is missing" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setenv("EDGEKIT_AARCH64_PYTHON", str(tmp_path / "root"))
+    monkeypatch.setattr(aarch64_python, "_PACKAGES", ("no-such-package-anywhere",))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("apt-get", "dpkg-deb"):
+        (tmp_path / name).write_text("#!/bin/sh\necho E: no network >&2; exit 100\n")
+        (tmp_path / name).chmod(0o755)
+    assert aarch64_python.main() == 2
+    assert "package lists failed: E: no network" in capsys.readouterr().err
+    assert not (tmp_path / "root").exists() and not list(tmp_path.glob(".aarch64-*"))

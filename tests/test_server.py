@@ -329,7 +329,10 @@ def test_int8_that_loses_accuracy_is_not_kept(
     document = api.deploy(graph, HOST, labelled, tmp_path / "out")
     rows = {e["name"]: e for e in document["engines"]}
     assert document["engine"] == "litert"
-    assert rows["litert-int8"]["verified"] and "loses 5.0 points" in rows["litert-int8"]["reason"]
+    assert (
+        rows["litert-int8"]["verified"]
+        and "loses 5.0 points of accuracy against the float" in rows["litert-int8"]["reason"]
+    )
 
 
 def test_when_nothing_can_be_used_every_reason_is_named(

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit.devices import aarch64_python
 from edgekit.devices.base import Count, DeviceInfo, RunRequest, RunResult, Trace
 from edgekit.devices.sandbox import Sandbox
 from edgekit.errors import DeviceError, InputError, ToolchainError
@@ -128,19 +129,37 @@ class Aarch64Device:
         return self._sandbox.pull(remote)
 
     def run(self, request: RunRequest) -> RunResult:
-        """Run a pushed, statically linked program. Without plug-ins a traced run has no trace."""
+        """Run a pushed, statically linked program, or a ``.py`` file where a Python for the device has
+        been made (:mod:`edgekit.devices.aarch64_python`); scripts have no sections and functions.
+        Without plug-ins a traced run has no trace."""
         path = self._sandbox.resolve(request.program)
         if not path.is_file():
             raise DeviceError(f"the device has no program '{request.program}'; push it first")
         program = path.read_bytes()
-        _check_elf(program, request.program)
+        environment = {"PATH": os.defpath, "HOME": str(self._sandbox.path), "LC_ALL": "C"}
+        script = request.program.endswith(".py")
+        interpreter: list[str] = []
+        if script:
+            root = aarch64_python.find()
+            if root is None:
+                raise DeviceError(
+                    f"{self._name} has no Python to run '{request.program}' with; make it with "
+                    f"'{aarch64_python.MAKE_IT}'"
+                )
+            interpreter, more = aarch64_python.command(root)
+            environment |= more
+            if request.sections:
+                raise InputError("a script has no functions to begin sections at")
+        else:
+            _check_elf(program, request.program)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         with tempfile.TemporaryDirectory(prefix="edgekit-qemu-") as scratch:
             counts = Path(scratch) / "counts"
             traced = request.trace and self.counts
-            symbols = _Symbols(program) if traced else None
-            plugin = self._plugin(request, counts, symbols) if symbols else []
-            command = [self._qemu, "-cpu", self._cpu, *plugin, str(path), *request.args]
+            symbols = _Symbols(None if script else program)
+            plugin = self._plugin(request, counts, symbols) if traced else []
+            command = [self._qemu, "-cpu", self._cpu, *plugin, *interpreter, str(path)]
+            command += request.args
             started = time.monotonic()
             try:
                 done = subprocess.run(
@@ -150,7 +169,7 @@ class Aarch64Device:
                     capture_output=True,
                     timeout=request.timeout_s,
                     check=False,
-                    env={"PATH": os.defpath, "HOME": str(self._sandbox.path), "LC_ALL": "C"},
+                    env=environment,
                 )
             except subprocess.TimeoutExpired:
                 raise DeviceError(
@@ -160,7 +179,7 @@ class Aarch64Device:
                 raise ToolchainError(f"{self._qemu} cannot be started ({error.strerror})") from None
             wall = time.monotonic() - started
             self._check(request, done)
-            trace = self._trace(counts, symbols, request.sections) if symbols else None
+            trace = self._trace(counts, symbols, request.sections) if traced else None
         return RunResult(
             done.returncode,
             done.stdout.decode("utf-8", "replace"),
@@ -242,16 +261,17 @@ def _check_elf(program: bytes, name: str) -> None:
 
 
 class _Symbols:
-    """Functions of an aarch64 ELF file."""
+    """Functions of an aarch64 ELF file (of none: no functions)."""
 
-    def __init__(self, program: bytes) -> None:
+    def __init__(self, program: bytes | None) -> None:
         from elftools.elf.elffile import ELFFile
         from elftools.elf.sections import SymbolTableSection
 
         self._address: dict[str, int] = {}
         found: dict[int, tuple[str, int]] = {}
         try:
-            for table in ELFFile(io.BytesIO(program)).iter_sections():
+            tables = [] if program is None else ELFFile(io.BytesIO(program)).iter_sections()
+            for table in tables:
                 if not isinstance(table, SymbolTableSection):
                     continue
                 for s in table.iter_symbols():

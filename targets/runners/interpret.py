@@ -3,6 +3,7 @@
     run IN OUT     every sample of IN (all inputs, one after the other) through the model; OUT gets
                    all outputs of each sample
     time IN N      the first sample: some inferences to warm up, then N, each timed: total_ns=...
+    count IN N     the first sample, N times, untimed: for devices that count instructions
 
 ``model.json`` beside it says which model and what its inputs and outputs are. One thread. Needs
 numpy and ai-edge-litert, tflite-runtime or onnxruntime; nothing of edgekit. Results are lines
@@ -121,8 +122,8 @@ def samples_of(path, width):
 
 
 def main(argv):
-    if len(argv) != 4 or argv[1] not in ("run", "time"):
-        return fail("usage: run IN OUT | time IN N", 2)
+    if len(argv) != 4 or argv[1] not in ("run", "time", "count"):
+        return fail("usage: run IN OUT | time IN N | count IN N", 2)
     try:
         with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "model.json")) as f:
             description = json.load(f)
@@ -134,6 +135,11 @@ def main(argv):
         model = (Onnx if description["model"].endswith(".onnx") else TfLite)(description)
         if argv[1] == "time":
             return time_it(model, split(samples[0], described), int(argv[3]))
+        if argv[1] == "count":
+            values = model.prepare(split(samples[0], described))
+            for _ in range(int(argv[3])):
+                model.invoke(values)
+            return 0
         with open(argv[3], "wb") as out:
             for sample in samples:
                 model.invoke(model.prepare(split(sample, described)))
