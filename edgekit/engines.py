@@ -156,7 +156,10 @@ def try_all(
                 row.supported, row.reason = row.supported or row.artifact is not None, str(e)
         ran = [r for r in rows if r.check is not None and r.profile is not None]
         if not ran:
-            reasons = "; ".join(f"{r.info.name}: {r.reason}" for r in rows)
+            by_reason: dict[str | None, list[str]] = {}
+            for row in rows:
+                by_reason.setdefault(row.reason, []).append(row.info.name)
+            reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason.items())
             raise InputError(f"no engine of target '{target.name}' could be used ({reasons})")
         good = [r for r in ran if r.verified and r.reason is None]
         best = min(good, key=lambda r: r.cost) if good else ran[0]
