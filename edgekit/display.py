@@ -86,7 +86,9 @@ def inspection(d: Mapping[str, Any]) -> None:
             )
         )
     for u in d["unsupported"]:
-        c.print(Text(visible(f"  unsupported: {u['node']} ({u['op']}): {u['reason']}"), style="red"))
+        c.print(
+            Text(visible(f"  unsupported: {u['node']} ({u['op']}): {u['reason']}"), style="red")
+        )
 
 
 def targets(entries: Sequence[Mapping[str, Any]]) -> None:
