@@ -172,7 +172,7 @@ def verify(
         "criterion": criterion,
         "bytes": int(sum(g.nbytes for g in got)),
         "mismatched_bytes": mismatched,
-        "max_abs_diff": largest if largest % 1 else int(largest),
+        "max_abs_diff": _plain(largest),
         "accuracy": ours,
         "reference_accuracy": theirs,
         "reference": "the float source model"
@@ -183,6 +183,13 @@ def verify(
         if bad < 0
         else first_divergence(artifact, backend, device, [a[bad : bad + 1] for a in inputs], bad),
     }
+
+
+def _plain(value: float) -> float | int | None:
+    """For JSON: whole numbers as such, None for what is no number."""
+    if not np.isfinite(value):
+        return None
+    return value if value % 1 else int(value)
 
 
 def _float_output(source: Graph, data: Dataset, which: int) -> np.ndarray:
