@@ -216,7 +216,7 @@ def _totals(c: Console, d: Mapping[str, Any]) -> None:
 
 def verification(d: Mapping[str, Any]) -> None:
     c = _console()
-    good = d["mismatched_bytes"] == 0
+    good, criterion = d["passed"], d["criterion"]
     verdict = Text(
         f"{number(d['mismatched_bytes'])} of {number(d['bytes'])} bytes differ over "
         f"{number(d['samples'])} samples",
@@ -228,7 +228,17 @@ def verification(d: Mapping[str, Any]) -> None:
         ("oracle", d["oracle"]),
         ("device", d["device"]),
     ]
-    if not good:
+    if not criterion["exact"]:
+        error = "not finite" if criterion["error"] is None else f"{criterion['error']:.2g}"
+        text = f"{criterion['measure']}: {error} (limit {criterion['error_limit']:g})"
+        if criterion["argmax_agreement"] is not None:
+            text += (
+                f", same class: {percent(criterion['argmax_agreement'])} "
+                f"(limit {percent(criterion['argmax_limit'])})"
+            )
+        style = "green" if good else "bold red"
+        pairs.append((f"{criterion['precision']} tolerance", Text(text, style=style)))
+    if d["mismatched_bytes"]:
         pairs.append(("largest difference", number(d["max_abs_diff"])))
     if d["accuracy"] is not None:
         pairs.append(
@@ -236,7 +246,7 @@ def verification(d: Mapping[str, Any]) -> None:
              f"{percent(d['reference_accuracy'])} for {d['reference']}")
         )  # fmt: skip
     layer = d["first_divergent_layer"]
-    if layer is not None:
+    if layer is not None and (criterion["exact"] or not good):
         where = layer["layer"] or layer.get("reason")
         text = f"{where}"
         if layer["layer"] is not None:
@@ -251,7 +261,31 @@ def verification(d: Mapping[str, Any]) -> None:
 def deployed(d: Mapping[str, Any]) -> None:
     profile(d["profile"])
     verification(d["verify"])
+    if len(d["engines"]) > 1:
+        engines(d)
     _console().print(_facts([("artifact", d["artifact"]), ("report", d["report"])]))
+
+
+def engines(d: Mapping[str, Any]) -> None:
+    """The table of ``--engine auto``."""
+    rows = []
+    for e in d["engines"]:
+        total = e["total"] or {}
+        latency, instructions = total.get("latency_ms"), total.get("instructions")
+        rows.append(
+            (
+                Text(e["name"], style="bold green" if e["name"] == d["engine"] else ""),
+                e["precision"] or "",
+                "yes" if e["verified"] else "no",
+                "exact" if e["exact"] else "tolerance",
+                f"{number(latency)} ms" if latency is not None else "-",
+                number(instructions),
+                e["kind"] or "",
+                "kept" if e["name"] == d["engine"] else e["reason"] or "slower",
+            )
+        )
+    columns = ("engine", "type", "verified", "held to", ">latency", ">instructions", "kind", "")
+    _console().print(_rows(_table(*columns), rows))
 
 
 def emulation(d: Mapping[str, Any]) -> None:

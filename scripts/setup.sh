@@ -44,6 +44,7 @@ if [ "$purpose" = dev ]; then
     find /usr/lib/arm-none-eabi -name rdimon.specs 2>/dev/null | grep -q . ||
         packages="$packages libnewlib-arm-none-eabi"
     need cmake cmake
+    need qemu-aarch64 qemu-user # not qemu-user-static: only this one takes plug-ins
     need chromium chromium
 fi
 if [ -n "$packages" ]; then

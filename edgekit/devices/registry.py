@@ -1,10 +1,12 @@
-"""Device names to devices: ``host``, ``virtual:<core>``, ``virtual:<core>@unicorn|qemu``."""
+"""Device names to devices: ``host``, ``virtual:<core>``, ``virtual:<core>@unicorn|qemu``,
+``virtual:aarch64``."""
 
 from __future__ import annotations
 
 import importlib.util
 from typing import Any
 
+from edgekit.devices import aarch64
 from edgekit.devices.base import Device, TransportInfo
 from edgekit.devices.cores import CORES, get_core
 from edgekit.errors import InputError
@@ -16,7 +18,8 @@ def open_device(name: str, *, target: Any = None) -> Device:
     """Open the device called ``name``, ready for use; close it, or use it in a ``with`` statement.
 
     name: ``host``; ``virtual:cortex-m0plus|m3|m4|m7|m33|m55`` with an optional ``@unicorn`` or
-    ``@qemu`` (default: Unicorn, QEMU for the Cortex-M55). target: an
+    ``@qemu`` (default: Unicorn, QEMU for the Cortex-M55); ``virtual:aarch64`` or
+    ``virtual:cortex-a53|a72|a76``. target: an
     :class:`edgekit.targets.schema.Target`; memories with a base address become memory of a virtual
     device. Raises InputError for unknown names, ToolchainError when an emulator is missing.
 
@@ -28,6 +31,8 @@ def open_device(name: str, *, target: Any = None) -> Device:
 
         return LocalDevice()
     if name.startswith("virtual:"):
+        if name.removeprefix("virtual:") in aarch64.NAMES:
+            return aarch64.Aarch64Device(name, target)
         return _open_virtual(name, target)
     if target is not None:
         from edgekit.targets.base import OpensDevices
@@ -39,7 +44,7 @@ def open_device(name: str, *, target: Any = None) -> Device:
             return device
     raise InputError(
         f"device '{name}' is not known; there are host and virtual:<core> "
-        f"(cores: {', '.join(CORES)}; see 'edgekit devices')"
+        f"(cores: {', '.join([*CORES, *aarch64.NAMES])}; see 'edgekit devices')"
     )
 
 
@@ -76,6 +81,7 @@ def list_transports() -> list[TransportInfo]:
         else "the Python package unicorn is missing: pip install unicorn"
     )
     qemu_missing = why_unusable()
+    aarch64_missing = aarch64.why_unusable()
     unicorn_cores = [c for c in CORES.values() if c.unicorn_model]
     qemu_cores = [c for c in CORES.values() if c.machines]
     return [
@@ -91,5 +97,11 @@ def list_transports() -> list[TransportInfo]:
             qemu_missing is None,
             qemu_missing,
             tuple(f"virtual:{c.name}" + ("@qemu" if c.unicorn_model else "") for c in qemu_cores),
+        ),
+        TransportInfo(
+            "qemu-user",
+            aarch64_missing is None,
+            aarch64_missing,
+            tuple(f"virtual:{n}" for n in aarch64.NAMES),
         ),
     ]

@@ -27,12 +27,19 @@ Progress = Callable[[str], None]  #: told what is being done, one short line at 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """An engine of a family: can it be used on this machine, and if not, why and what would do."""
+    """An engine of a family: can it be used on this machine, and if not, why and what would do.
+
+    exact: its integer outputs are the oracle's bytes; other engines are held to a tolerance
+    (:mod:`edgekit.tolerance`), and say so in ``Compiled.details`` (``exact``, ``precision``).
+    int8_form_of: the engine that this one is after quantizing a float model, if any.
+    """
 
     name: str
     usable: bool
     why_not: str | None = None
     description: str = ""
+    exact: bool = True
+    int8_form_of: str | None = None
 
 
 @dataclass(frozen=True)
