@@ -33,6 +33,7 @@ class LinearKernel:
         self.group = dot.group if out else 1
         self.x_dtype = dot.x_dtype if out else "float32"
         self.w_dtype = dot.w_dtype if out else "float32"
+        self.x_offset = dot.x_offset if out else 0
         self.acc_dtype = "int32" if out else "float32"
         self.bounds: tuple[float | None, float | None] = (None, None)
         self.T = script()
@@ -48,7 +49,7 @@ class LinearKernel:
     def copy_input(self, x: Any, zero_point: int) -> Any:
         """The padded input in the type that the dot product takes, as a flat buffer."""
         T, win = self.T, self.win
-        offset = self.target.dot.x_offset if self.out else 0
+        offset = self.x_offset
         row, top = win.row, win.pads[0]
         left, inner = win.pads[2] * win.channels, win.width * win.channels
         size = win.rows * row + _SLACK
@@ -292,7 +293,7 @@ class DepthwiseKernel(LinearKernel):
 
     def __init__(self, win: Window, target: CpuTarget, tile: Tile, out: Outgoing | None) -> None:
         super().__init__(win, target, tile, out)
-        self.group = 1
+        self.group, self.x_offset = 1, 0
         self.x_dtype = "int8" if out else "float32"
         self.w_dtype = "int8" if out else "float32"
 
