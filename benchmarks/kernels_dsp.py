@@ -41,11 +41,11 @@ CMSIS_NN_LAYERS = {
 def layer_cases(path: Path, seed: int):
     """(node, case or None, expected output) of every node, each alone in a graph of its own."""
     from dsp_harness import Case, m4
-    from edgekit_targets.mcu import variants
 
     from edgekit.formats import tflite
     from edgekit.graph.ir import Graph
     from edgekit.graph.reference import run_node
+    from edgekit_targets.mcu import variants
 
     graph = tflite.read(path)
     rng = np.random.default_rng(seed)

@@ -7,7 +7,8 @@ get wrong. ``progress`` arguments are callables that get one short line at a tim
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from edgekit.artifact import Artifact, new_folder, sha256_file, write_manifest
 from edgekit.data import Dataset, load_dataset, model_inputs
-from edgekit.errors import EdgekitError, InputError, UnsupportedError
+from edgekit.errors import DeviceError, EdgekitError, InputError, UnsupportedError
+from edgekit.text import printable
 
 if TYPE_CHECKING:
     from edgekit.compress import QuantizeOptions
@@ -186,7 +188,7 @@ def _model_entry(model: str | Path | Graph, graph: Graph) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": graph.name, "format": graph.metadata.get("format")}
     if isinstance(model, (str, Path)):
         path = Path(str(model).partition(":")[0] if ".py:" in str(model) else model)
-        entry["source"] = path.name
+        entry["source"] = printable(path.name)
         if path.is_file():
             entry["sha256"] = sha256_file(path)
     else:
@@ -200,10 +202,29 @@ def open_artifact(artifact: str | Path | Artifact) -> Artifact:
     return artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
 
 
-def _open_device(artifact: Artifact, backend: Backend, device: str | None) -> Device:
+@contextmanager
+def _open_device(artifact: Artifact, backend: Backend, device: str | None) -> Iterator[Device]:
+    """The device to use; what fails on another one than the target's own says so."""
     from edgekit.devices import open_device
 
-    return open_device(device or backend.default_device(artifact.target), target=artifact.target)
+    own = backend.default_device(artifact.target)
+    with open_device(device or own, target=artifact.target) as dev:
+        try:
+            yield dev
+        except DeviceError as e:
+            if dev.name == own:
+                raise
+            raise DeviceError(
+                f"{e} (the artifact is compiled for {artifact.target.name}; its own device is {own})"
+            ) from None
+
+
+def _check_device(device: str | None, target: Target) -> None:
+    """DeviceError or InputError before any work is done, rather than after compiling."""
+    from edgekit.devices import open_device
+
+    if device is not None:
+        open_device(device, target=target).close()
 
 
 def _backend(artifact: Artifact) -> Backend:
@@ -284,9 +305,12 @@ def deploy(
     """compile, profile, verify, report. ``data`` calibrates (float models) and, unless ``val`` is
     given, verifies. Returns ``{"artifact", "engine", "profile", "verify", "report", "engines"}``; a
     failed check is in ``verify``, not raised."""
+    from edgekit.targets import registry
+
     dataset = _dataset(data)
     assert dataset is not None
     checks = _dataset(val) or dataset
+    _check_device(device, registry.get_target(target))
     art = compile(
         model,
         target,

@@ -7,6 +7,7 @@ answer at once.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from edgekit.errors import EdgekitError, InputError
+from edgekit.text import visible
 
 app = typer.Typer(
     name="edgekit",
@@ -70,6 +72,7 @@ _stage = ""
 def progress(line: str) -> None:
     """Progress goes to stderr: one changing line on a terminal; elsewhere one line a stage (what
     stands before the colon)."""
+    line = visible(line)
     global _stage  # noqa: PLW0603 - the last stage printed belongs to the process's stderr
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[2K{line[:110]}")
@@ -94,6 +97,16 @@ def emit(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     else:
         show(document)
     sys.stdout.flush()
+
+
+def store(artifact: Path, name: str, document: Any) -> None:
+    """Keep a result in the artifact for its report; a folder that is read-only is no failure."""
+    from edgekit import api
+
+    try:
+        api.open_artifact(artifact).store_result(name, document)
+    except InputError as e:
+        sys.stderr.write(f"edgekit: the result is not kept in the artifact: {e}\n")
 
 
 def shapes_of(options: list[str] | None) -> dict[str, tuple[int, ...]] | None:
@@ -230,8 +243,8 @@ def profile(
     from edgekit import api, display
 
     document = api.profile(artifact, device=device, data=data)
-    api.open_artifact(artifact).store_result("profile", document)
     emit(document, json, display.profile)
+    store(artifact, "profile", document)
 
 
 @app.command()
@@ -246,8 +259,8 @@ def verify(
     from edgekit import api, display
 
     document = api.verify(artifact, data, device=device, samples=samples, progress=progress)
-    api.open_artifact(artifact).store_result("verify", document)
     emit(document, json, display.verification)
+    store(artifact, "verify", document)
     if document["mismatched_bytes"]:
         raise typer.Exit(1)
 
@@ -325,13 +338,17 @@ def emulate(
 
     if not timeout > 0:
         raise InputError(f"--timeout {timeout} is not a positive number of seconds")
+    try:
+        words = tuple(shlex.split(args))
+    except ValueError as e:
+        raise InputError(f"--args '{args}' cannot be split into words ({e})") from None
     document = api.emulate(
         firmware,
         core,
         backend=backend,
         max_instructions=max_instructions,
         timeout_s=timeout,
-        args=tuple(shlex.split(args)),
+        args=words,
     )
     emit(document, json, display.emulation)
 
@@ -359,6 +376,7 @@ def doctor(json: Json = False) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: every error becomes one sentence on stderr and its exit status."""
+    _prepare_process()
     try:
         code = app(args=argv, standalone_mode=False)
     except EdgekitError as e:
@@ -379,13 +397,31 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _prepare_process() -> None:
+    """A SIGTERM unwinds the stack, so that temporary folders go; file names that the locale cannot
+    show are escaped rather than fatal."""
+    import signal
+
+    def stop(signum: int, _frame: Any) -> None:
+        raise SystemExit(128 + signum)
+
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _fail(message: str, code: int) -> int:
     _clear()
-    sys.stderr.write("edgekit: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("edgekit: " + visible(" ".join(message.split())) + "\n")
     return code
 
 
 def _unexpected(e: Exception) -> int:
+    if type(e).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(str(getattr(e, "format_message", lambda: e)()).rstrip() + "\n")
+        return 2
     show = getattr(e, "show", None)  # the option parser's own errors: usage and one sentence
     if callable(show) and hasattr(e, "exit_code"):
         return _fail(str(getattr(e, "format_message", lambda: e)()) + " (see --help)", 2)

@@ -6,6 +6,7 @@ an integer array of exactly the model's input dtype passes through unquantized.
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph, Tensor
+from edgekit.text import printable
 
 #: Key pairs tried in this order when the user names none.
 _KNOWN_KEYS = (
@@ -70,13 +72,13 @@ def load_dataset(spec: str | Path) -> Dataset:
     Raises InputError for a missing, unreadable or pickled file, unknown keys, or unequal lengths.
     """
     text = str(spec)
-    path, _, keys = text.partition(":")
-    file = Path(path)
-    if file.suffix not in (".npz", ".npy"):
+    file, keys = _split_spec(text)
+    if file.suffix.lower() not in (".npz", ".npy"):
         raise InputError(f"data '{text}' is not file.npz[:x_key[,y_key]] (or file.npy)")
     arrays = _read_arrays(file)
     xk, yk = _choose_keys(file, arrays, keys)
-    x = {k: arrays[k] for k in xk}
+    # One array may feed several inputs (two towers, the same image): each use is an entry.
+    x = {k if k not in xk[:i] else f"{k} ({i + 1})": arrays[k] for i, k in enumerate(xk)}
     y = None if yk is None else arrays[yk]
     n = {len(v) if v.ndim else 0 for v in x.values()}
     if len(n) != 1 or 0 in n:
@@ -89,8 +91,16 @@ def load_dataset(spec: str | Path) -> Dataset:
                 f"labels '{yk}' in {file.name} are {y.dtype}{list(y.shape)}; "
                 f"accepted is one integer for each of the {n.pop()} samples"
             )
-    label = f"{file.name}:{'+'.join(xk)}" + (f",{yk}" if yk else "")
+    label = printable(f"{file.name}:{'+'.join(xk)}" + (f",{yk}" if yk else ""))
     return Dataset(x, y, label)
+
+
+def _split_spec(text: str) -> tuple[Path, str]:
+    """File and keys; a colon inside the path (of a folder, of a drive) is no separator."""
+    match = re.match(r"(?P<file>.*?\.np[zy])(:(?P<keys>.*))?$", text, re.IGNORECASE | re.DOTALL)
+    if match is None:
+        return Path(text), ""
+    return Path(match["file"]), match["keys"] or ""
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
@@ -139,6 +149,7 @@ def _choose_keys(
 def model_inputs(graph: Graph, data: Dataset) -> list[np.ndarray]:
     """The data as ``graph``'s input tensors want it: one array an input, samples along axis 0.
 
+    Images of a model that was NCHW may come in either order of axes, as its reader made it NHWC.
     Floats are quantized with the input's scale and zero point when the input is an integer tensor.
     Raises InputError for a wrong number of inputs, shape, dtype, or non-finite values.
     """
@@ -152,13 +163,18 @@ def model_inputs(graph: Graph, data: Dataset) -> list[np.ndarray]:
         arrays = [data.x[t.name] for t in tensors]
     else:
         arrays = list(data.x.values())
-    return [_one_input(t, a, data.source) for t, a in zip(tensors, arrays, strict=True)]
+    return [
+        _one_input(t, a, data.source, was_nchw=f"input_layout:{t.name}" in graph.metadata)
+        for t, a in zip(tensors, arrays, strict=True)
+    ]
 
 
-def _one_input(t: Tensor, a: np.ndarray, source: str) -> np.ndarray:
+def _one_input(t: Tensor, a: np.ndarray, source: str, *, was_nchw: bool = False) -> np.ndarray:
     from edgekit.graph.numerics import quantize
 
     want = t.shape[1:]
+    if was_nchw and a.shape[1:] != want and a.shape[1:] == (want[-1], *want[:-1]):
+        a = np.moveaxis(a, 1, -1)
     got = a.shape[1:]
     if got != want:
         # A trailing or leading singleton (grey images without a channel axis) is no ambiguity.
@@ -195,7 +211,7 @@ def predictions(output: np.ndarray) -> np.ndarray | None:
     """Class numbers from a model's first output, ``[N, classes]`` or ``[N]``/``[N, 1]`` (already
     class numbers when integer); None when the output is not a classification."""
     flat = output.reshape(len(output), -1)
-    if flat.shape[1] > 1 and output.squeeze().ndim <= 2:
+    if flat.shape[1] > 1 and max(output.shape[1:]) == flat.shape[1]:  # one axis holds them all
         return np.argmax(flat, axis=1)
     if flat.shape[1] == 1 and output.dtype in (np.int32, np.int64):
         return flat[:, 0]

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.artifact import write_bytes
+from edgekit.text import visible
 
 
 def _console() -> Console:
@@ -44,7 +45,7 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 def _rows(table: Table, rows: Sequence[Sequence[Any]]) -> Table:
     for row in rows:
-        table.add_row(*[v if isinstance(v, Text) else Text(str(v)) for v in row])
+        table.add_row(*[v if isinstance(v, Text) else Text(visible(str(v))) for v in row])
     return table
 
 
@@ -57,11 +58,11 @@ def _facts(pairs: Sequence[tuple[str, Any]]) -> Table:
 
 def inspection(d: Mapping[str, Any]) -> None:
     c = _console()
-    c.print(Text(f"{d['name']} ({d['format']}), {d['quantization']}", style="bold"))
+    c.print(Text(visible(f"{d['name']} ({d['format']}), {d['quantization']}"), style="bold"))
     for kind in ("inputs", "outputs"):
         for t in d[kind]:
             scale = "" if t["scale"] is None else f"  scale {t['scale']:g} zero {t['zero_point']}"
-            c.print(Text(f"  {kind[:-1]} {t['name']}: {t['dtype']}{t['shape']}{scale}"))
+            c.print(Text(visible(f"  {kind[:-1]} {t['name']}: {t['dtype']}{t['shape']}{scale}")))
     rows = [
         (o["name"], o["op"], " ".join(o["outputs"]), number(o["macs"]), number(o["parameters"]))
         for o in d["ops"]
@@ -80,12 +81,12 @@ def inspection(d: Mapping[str, Any]) -> None:
     for r in d["dead_channels"]:
         c.print(
             Text(
-                f"  dead: {r['tensor']}: {r['constant']} constant, {r['unread']} unread "
+                f"  dead: {visible(r['tensor'])}: {r['constant']} constant, {r['unread']} unread "
                 f"of {r['channels']} channels"
             )
         )
     for u in d["unsupported"]:
-        c.print(Text(f"  unsupported: {u['node']} ({u['op']}): {u['reason']}", style="red"))
+        c.print(Text(visible(f"  unsupported: {u['node']} ({u['op']}): {u['reason']}"), style="red"))
 
 
 def targets(entries: Sequence[Mapping[str, Any]]) -> None:
@@ -156,7 +157,7 @@ def compiled(d: Mapping[str, Any]) -> None:
 
 def ran(d: Mapping[str, Any]) -> None:
     for o in d["outputs"]:
-        print(f"{o['name']}: {o['dtype']}{o['shape']}")
+        print(f"{visible(o['name'])}: {o['dtype']}{o['shape']}")
     print(d["out"])
 
 

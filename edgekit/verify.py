@@ -7,13 +7,16 @@ bytes. Which one it was is part of the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from edgekit.artifact import Artifact
-from edgekit.data import Dataset, accuracy, model_inputs
+from edgekit.data import Dataset, accuracy, model_inputs, predictions
 from edgekit.devices.base import Device
 from edgekit.errors import EdgekitError
 from edgekit.graph.ir import Graph
@@ -43,6 +46,26 @@ class _NotThisWay(Exception):
     """TFLM is not installed, or does not take this model."""
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the interpreter writes about operators it lacks goes nowhere: the result says which
+    oracle it was. File descriptor 2 itself, because native code writes there."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        os.close(sink)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _tflm(
     graph: Graph, inputs: Sequence[np.ndarray], progress: Progress | None
 ) -> tuple[list[np.ndarray], str]:
@@ -59,7 +82,9 @@ def _tflm(
     if progress:
         progress(f"{name}: {len(inputs[0])} samples")
     try:
-        interpreter = runtime.Interpreter.from_bytes(tflite.write_bytes(graph), arena_size=_ARENA)
+        model = tflite.write_bytes(graph)
+        with _quiet():
+            interpreter = runtime.Interpreter.from_bytes(model, arena_size=_ARENA)
         outputs: list[list[np.ndarray]] = [[] for _ in graph.outputs]
         for k in range(len(inputs[0])):
             for i, values in enumerate(inputs):
@@ -87,9 +112,10 @@ def verify(
     """The document of ``verify --json``.
 
     ``samples``, ``mismatched_bytes`` and ``max_abs_diff`` (stored values) over all outputs;
-    ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, null
-    without labels); ``oracle``; ``first_divergent_layer`` (null when all bytes agree): the first
-    layer, in execution order, of the first differing sample whose bytes differ.
+    ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, by the
+    first output that holds classes; null without labels or classes); ``oracle``;
+    ``first_divergent_layer`` (null when all bytes agree): the first layer, in execution order, of
+    the first differing sample whose bytes differ.
     """
     reference = artifact.reference
     inputs = model_inputs(reference, data)
@@ -114,11 +140,12 @@ def verify(
     if labels is None:
         ours = theirs = None
     else:
-        ours = accuracy(got[0], labels)
+        which = next((i for i, g in enumerate(got) if predictions(g) is not None), 0)
+        ours = accuracy(got[which], labels)
         theirs = (
-            accuracy(expected[0], labels)
+            accuracy(expected[which], labels)
             if source is None
-            else accuracy(_float_output(source, data), labels)
+            else accuracy(_float_output(source, data, which), labels)
         )
     return {
         "device": device.name,
@@ -141,10 +168,10 @@ def verify(
     }
 
 
-def _float_output(source: Graph, data: Dataset) -> np.ndarray:
+def _float_output(source: Graph, data: Dataset, which: int) -> np.ndarray:
     from edgekit.graph.reference import run
 
-    return run(source, model_inputs(source, data))[source.outputs[0]]
+    return run(source, model_inputs(source, data))[source.outputs[which]]
 
 
 def first_divergence(

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgekit_targets.mcu.contract import KernelCall
 
 from edgekit.graph.ir import Graph
 from edgekit.targets.schema import Core, Memory, Target
+from edgekit_targets.mcu.contract import KernelCall
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 CTYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t"}

@@ -25,13 +25,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from edgekit_kernels import include_dir, reference_sources, source_root
-from edgekit_targets.mcu import variants
-from edgekit_targets.mcu.contract import KernelCall
 
 from edgekit.graph import reference
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.targets.schema import Core, Memory, Target
+from edgekit_kernels import include_dir, reference_sources, source_root
+from edgekit_targets.mcu import variants
+from edgekit_targets.mcu.contract import KernelCall
 
 CTYPES = {
     "int8": "int8_t",

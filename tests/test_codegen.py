@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit_targets.mcu import codegen, variants
-from edgekit_targets.mcu.contract import ConstArray, KernelCall
-from edgekit_targets.mcu.memory import plan_memory
 from mcu_case import compile_to, samples, small_net
 
 from edgekit.artifact import Artifact
 from edgekit.graph import reference
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.targets import get_target
+from edgekit_targets.mcu import codegen, variants
+from edgekit_targets.mcu.contract import ConstArray, KernelCall
+from edgekit_targets.mcu.memory import plan_memory
 
 CC = shutil.which("gcc") or shutil.which("cc")
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler for this machine on PATH")

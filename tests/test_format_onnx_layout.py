@@ -125,3 +125,18 @@ def test_two_outputs_one_of_them_the_others_input() -> None:
     a = conv(n, x, 3, 4)
     graph = agree(n.model(a, n.op("Relu", a), n.op("ReduceMean", a, n.ints(1), keepdims=0)))
     assert len(graph.outputs) == 3
+
+
+def test_one_dimensional_network_reshapes_only_at_its_ends() -> None:
+    """A height of 1 goes through; activations and norms stay beside their convolution."""
+    n = Net()
+    x = n.input("x", 1, 6, 16)
+    a = n.op("Conv", x, n.weight(8, 6, 3), n.weight(8), pads=[1, 1])
+    a = n.op("BatchNormalization", a, n.weight(8), n.weight(8), n.weight(8), n.const([1.0] * 8))
+    a = n.op("Conv", n.op("Relu", a), n.weight(8, 1, 3), group=8, strides=[2])
+    a = n.op("MaxPool", n.op("LeakyRelu", a), kernel_shape=[2], strides=[2])
+    graph = agree(n.model(n.op("Gemm", n.op("Flatten", a), n.weight(24, 3))))
+    assert types(graph)[2:-2] == [
+        "CONV_2D", "MUL", "ADD", "RELU", "DEPTHWISE_CONV_2D", "LEAKY_RELU", "MAX_POOL_2D",
+    ]  # fmt: skip
+    assert count(graph, "RESHAPE") == 2 and count(graph, "TRANSPOSE") == 1

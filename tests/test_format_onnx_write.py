@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from format_cases import cases, samples
-from onnx_nets import count, onnxruntime, types
+from onnx_nets import count, onnxruntime, session, types
 
 from edgekit.errors import UnsupportedError
 from edgekit.formats import load, save
@@ -64,6 +64,7 @@ def test_every_operator(graph: Graph) -> None:
     # TFLite interpolates 16-bit images with weights of 10 bits.
     coarse = graph.nodes[0].type == "RESIZE_BILINEAR" and graph.tensor("x0").dtype == "int16"
     compare(graph, samples(graph), steps=256 if coarse else 1.001)
+    session(to_model(graph), optimized=True)  # its fusions accept the QDQ form, too
 
 
 def test_float_network_round_trip(shared: Path) -> None:
@@ -108,3 +109,16 @@ def test_what_onnx_lacks_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"node 'sum' \(ADD\).*int32 without quantization"):
         save(finish(g), tmp_path / "g.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fused_integer_kernels_see_the_same_classes(shared: Path) -> None:
+    """ONNX Runtime's optimizer turns the QDQ pairs into integer kernels and the answers stay."""
+    g = load(shared / "zoo" / "ic_resnet8_int8.tflite")
+    t = g.tensor(g.inputs[0])
+    images = np.load(shared / "data" / "cifar10.npz")["val_x"][:60].astype(np.float32)
+    x = integer(t, images)
+    want = run(g, {t.name: x})[g.outputs[0]].argmax(1)
+    fused = session(to_model(g), optimized=True)
+    name = fused.get_inputs()[0].name
+    got = [int(fused.run(None, {name: real(t, i[None])})[0].argmax()) for i in x]
+    assert (want == got).mean() >= 0.95

@@ -146,7 +146,8 @@ def test_files_that_do_not_import(tmp_path: Path) -> None:
 def test_module_at_hand_keeps_its_mode() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Dropout(0.5))
     net.train()
-    graph = from_module(net, torch.zeros(1, 4))
+    graph = from_module(net, torch.zeros(7, 4))
+    assert graph.tensor(graph.inputs[0]).shape == (1, 4)
     assert net.training
     assert [n.type for n in graph.nodes] == ["FULLY_CONNECTED"]
     with pytest.raises(InputError, match=r"not a torch\.nn\.Module"):

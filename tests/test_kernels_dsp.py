@@ -9,6 +9,11 @@ import numpy as np
 import opgen
 import pytest
 from dsp_harness import Case, M4Program, m4, run_host
+
+from edgekit.graph import numerics as nm
+from edgekit.graph.ir import Graph, QuantParams, Tensor
+from edgekit.graph.reference import run_node
+from edgekit.targets.schema import Memory
 from edgekit_targets.mcu.variants import (
     dsp_add,
     dsp_common,
@@ -18,11 +23,6 @@ from edgekit_targets.mcu.variants import (
     dsp_pool,
 )
 from edgekit_targets.mcu.variants.dsp_common import MAX_EXP, Linear
-
-from edgekit.graph import numerics as nm
-from edgekit.graph.ir import Graph, QuantParams, Tensor
-from edgekit.graph.reference import run_node
-from edgekit.targets.schema import Memory
 
 MODULES = (dsp_add, dsp_conv, dsp_depthwise, dsp_fc, dsp_pool)
 OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D")

@@ -13,13 +13,13 @@ import numpy as np
 import opgen
 import opgen_all  # noqa: F401  registers every generator
 import pytest
-from edgekit_kernels import include_dir, source_root
-from edgekit_targets.mcu import variants
 from kernel_host import Case
 
 from edgekit.errors import UnsupportedError
 from edgekit.graph import numerics as nm
 from edgekit.graph.ir import Graph, QuantParams, Tensor
+from edgekit_kernels import include_dir, source_root
+from edgekit_targets.mcu import variants
 
 TARGET = kernel_host.plain_core()
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from edgekit_kernels import include_dir, reference_sources, source_root
 
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-ffreestanding", f"-I{include_dir()}"]

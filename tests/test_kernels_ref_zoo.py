@@ -8,12 +8,12 @@ from pathlib import Path
 import kernel_host
 import numpy as np
 import pytest
-from edgekit_targets.mcu import variants
 from kernel_host import Case
 
 from edgekit.formats import load
 from edgekit.graph import reference
 from edgekit.graph.ir import Graph, QuantParams, Tensor
+from edgekit_targets.mcu import variants
 
 TARGET = kernel_host.plain_core()
 

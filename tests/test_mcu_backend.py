@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit_targets.mcu import profile, toolchain
-from edgekit_targets.mcu import project as mcu_project
 from mcu_case import compile_to, samples, small_net
 from netgen import dead_network, quantized
 
@@ -30,6 +28,8 @@ from edgekit.graph.ir import Graph, QuantParams, Tensor
 from edgekit.targets import get_backend, get_target
 from edgekit.targets.base import CompileOptions
 from edgekit.targets.schema import Target
+from edgekit_targets.mcu import profile, toolchain
+from edgekit_targets.mcu import project as mcu_project
 
 BACKEND = get_backend("mcu")
 HAS_QEMU = shutil.which("qemu-system-arm") is not None

@@ -8,9 +8,10 @@ import shutil
 import subprocess
 
 import pytest
-from edgekit_targets.mcu.project import RUNTIME
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from edgekit_targets.mcu.project import RUNTIME
 
 GCC = shutil.which("gcc")
 pytestmark = pytest.mark.skipif(

@@ -6,13 +6,13 @@ import dataclasses
 import itertools
 
 import pytest
-from edgekit_targets.mcu.checker import PlanError, check_plan
-from edgekit_targets.mcu.contract import KernelCall
-from edgekit_targets.mcu.memory import Buffer, lower_bound, pack, plan_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.graph.ir import Graph, Tensor
+from edgekit_targets.mcu.checker import PlanError, check_plan
+from edgekit_targets.mcu.contract import KernelCall
+from edgekit_targets.mcu.memory import Buffer, lower_bound, pack, plan_memory
 
 
 def call(scratch: int = 0, inplace: tuple[tuple[int, int], ...] = ()) -> KernelCall:

@@ -69,9 +69,8 @@ def test_every_command_is_in_the_table() -> None:
 
 
 def test_operators_are_those_that_there_are() -> None:
-    from edgekit_targets.mcu import variants
-
     from edgekit.graph.ops import op_types
+    from edgekit_targets.mcu import variants
 
     assert between("operators") == set(op_types())
     assert between("no kernel") == set(op_types()) - set(variants.supported_ops())

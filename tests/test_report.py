@@ -114,8 +114,11 @@ def test_every_layer_has_a_row_with_its_figures(art: Artifact) -> None:
     rows = [a for t, a in page.tags if t == "tr" and "data-i" in a]
     assert [r["data-i"] for r in rows] == [str(i) for i in range(len(plan))]
     for layer in art.result("profile")["layers"]:  # type: ignore[index]
-        for value in (layer["name"], layer["op"], f"{layer['cycles']:,}"):
+        for value in (layer["name"], layer["op"], f"{layer['cycles']:,}",
+                      f"{layer['instructions']:,}"):  # fmt: skip
             assert value in page.text
+        if layer["macs"]:
+            assert f"{layer['instructions'] / layer['macs']:.2f}" in page.text
     assert page.text.count("between the layers") == 1  # 9 cycles and 3 instructions are left over
 
 
@@ -153,6 +156,7 @@ def test_wrong_bytes_come_first_and_name_the_layer(art: Artifact, tmp_path: Path
         ({"memory": {"ram_available": 4096}}, {}, {}, "RAM is nearly full"),
         ({"memory": {"flash_available": 12000}}, {}, {}, "Flash is too small"),
         ({"variant": "conv2d_s8_direct_ref"}, {}, {}, "Portable kernels at work"),
+        ({"target": "cortex-m55"}, {}, {}, "Helium is idle"),
         ({"floats": True}, {}, {}, "Floating point inside"),
         ({}, {"target": "cortex-m7"}, {}, "Profile of another target"),
         ({}, {}, {"accuracy": 0.9, "reference_accuracy": 0.9101}, "Accuracy dropped"),
@@ -169,6 +173,15 @@ def test_remarks(
     made.store_result("profile", profile_of(made, **profile))
     made.store_result("verify", verify_of(**verify))
     assert said in " ".join(Page(render(made)).under("ul.remarks"))
+
+
+def test_the_worst_remarks_come_first(tmp_path: Path) -> None:
+    made = make(tmp_path / "a", memory={"flash_available": 12000})
+    made.store_result("profile", profile_of(made))
+    made.store_result("verify", verify_of(samples=3, accuracy=0.5))
+    levels = [a["class"] for t, a in Page(render(made)).tags
+              if t == "li" and (a.get("class") or "").startswith("is-")]  # fmt: skip
+    assert levels == ["is-bad", "is-warn", "is-note", "is-note", "is-note"]
 
 
 def test_no_remark_without_a_reason(tmp_path: Path, art: Artifact) -> None:

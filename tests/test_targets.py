@@ -7,7 +7,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from edgekit_targets.mcu import config
 
 from edgekit.errors import InputError
 from edgekit.targets import (
@@ -20,6 +19,7 @@ from edgekit.targets import (
 )
 from edgekit.targets.base import EngineInfo, Family
 from edgekit.targets.schema import Memory
+from edgekit_targets.mcu import config
 
 GENERIC = ["cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
 

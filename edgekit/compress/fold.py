@@ -6,6 +6,8 @@ and an operator counts as doing nothing only when shape, dtype and quantization 
 
 from __future__ import annotations
 
+import numpy as np
+
 from edgekit.errors import UnsupportedError
 from edgekit.graph.ir import Graph, Node
 
@@ -43,6 +45,38 @@ def fold_constants(graph: Graph) -> Graph:
     g.nodes = kept
     g.prune()
     return g
+
+
+#: Bytes of flash that a branch which always says the same may take as a constant beyond the weights
+#: it no longer needs.
+_BRANCH_BYTES = 4096
+
+
+def fold_constant_branches(graph: Graph) -> Graph:
+    """Replace integer tensors that are the same for every input by constants, and compute what
+    follows from them alone; the graph itself where nothing is saved or the constants are too large."""
+    from edgekit.compress.intervals import analyse
+
+    bounds = analyse(graph)
+    g = graph.copy()
+    made = {o for n in g.nodes for o in n.outputs}
+    for name in made - set(g.outputs):
+        t = g.tensor(name)
+        if t.dtype == "int8" and t.shape and bounds[name].constant.all():
+            value = np.broadcast_to(bounds[name].lo.astype(t.dtype), t.shape)
+            g.tensors[name] = t.with_(data=np.ascontiguousarray(value))
+    g.nodes = [n for n in g.nodes if not all(g.tensor(o).is_const for o in n.outputs)]
+    if len(g.nodes) == len(graph.nodes):
+        return graph
+    split = {o for n in g.nodes for o in n.outputs if g.tensor(o).is_const}
+    for name in split:  # one of several outputs of a node: still produced by it
+        g.tensors[name] = graph.tensor(name)
+    g.prune()
+    g = fold_constants(g)
+    before = sum(t.nbytes for t in graph.constants())
+    if sum(t.nbytes for t in g.constants()) > before + _BRANCH_BYTES:
+        return graph
+    return g.validate()
 
 
 def drop_identities(graph: Graph) -> Graph:

@@ -78,8 +78,11 @@ def calibrate(
 
 def _observe(s: Statistics, value: np.ndarray, name: str, second: bool) -> None:
     if second:
-        if s.hi > s.lo:
-            s.histogram += np.histogram(value, _BINS, (s.lo, s.hi))[0]
+        per_unit = _BINS / (s.hi - s.lo) if s.hi > s.lo else np.inf
+        if np.isfinite(per_unit):
+            # Not np.histogram: it refuses ranges that are a few float32 steps wide.
+            bins = ((value.reshape(-1).astype(np.float64) - s.lo) * per_unit).astype(np.int64)
+            s.histogram += np.bincount(np.clip(bins, 0, _BINS - 1), minlength=_BINS)
         return
     lo, hi = float(value.min()), float(value.max())
     if not (np.isfinite(lo) and np.isfinite(hi)):

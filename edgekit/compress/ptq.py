@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.compress.equalize import equalize
+from edgekit.compress.lower import lower
 from edgekit.compress.observers import OBSERVERS, Observer, Statistics, calibrate, choose_range
 from edgekit.compress.simplify import clean, total_macs
 from edgekit.errors import InputError
@@ -130,7 +131,7 @@ def quantize(
                 f"model '{graph.name}' is partly quantized already (tensor '{t.name}' is {t.dtype}); "
                 "quantization takes a float model"
             )
-    g = clean(graph)
+    g = clean(lower(clean(graph)))
     if options.equalize:
         g = equalize(g)
     stats = calibrate(g, inputs, options.observer, progress)
@@ -221,6 +222,49 @@ def qparams(lo: float, hi: float) -> QuantParams:
     return QuantParams.per_tensor(float(scale), zp)
 
 
+class _Sets:
+    """Disjoint sets of tensor names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.parent = {n: n for n in names}
+
+    def find(self, n: str) -> str:
+        while self.parent[n] != n:
+            self.parent[n] = self.parent[self.parent[n]]
+            n = self.parent[n]
+        return n
+
+    def tie(self, names: Sequence[str]) -> None:
+        for other in names[1:]:
+            self.parent[self.find(other)] = self.find(names[0])
+
+    def members(self, names: Sequence[str] | None = None) -> dict[str, list[str]]:
+        """The sets, by representative; only ``names`` are looked at (None: all)."""
+        found: dict[str, list[str]] = {}
+        for name in self.parent if names is None else names:
+            found.setdefault(self.find(name), []).append(name)
+        return found
+
+
+def _union(names: Sequence[str], ranges: dict[str, tuple[float, float]]) -> tuple[float, float]:
+    return min(ranges[n][0] for n in names), max(ranges[n][1] for n in names)
+
+
+def _pinned(
+    names: Sequence[str], ranges: dict[str, tuple[float, float]], fixed: dict[str, QuantParams]
+) -> QuantParams | None:
+    """The fixed quantization that all ``names`` can take, or None: there is none, there are several,
+    or values of some lie outside what it can hold."""
+    found = [fixed[n] for n in names if n in fixed]
+    if not found or not all(p.same_as(found[0]) for p in found):
+        return None
+    p = found[0]
+    lo, hi = _union(names, ranges)
+    # Half a step beyond the last value still rounds to it; one more is what 1.0 needs at 1/256.
+    fits = p.s * (-129.5 - p.zp) <= lo and hi <= p.s * (128.5 - p.zp)
+    return p if fits else None
+
+
 class _Quantizer:
     def __init__(self, g: Graph, stats: dict[str, Statistics], options: QuantizeOptions) -> None:
         self.g = g
@@ -243,16 +287,16 @@ class _Quantizer:
         return all(t is None or t.is_float for t in self.g.ins(n))
 
     def _activation_params(self) -> dict[str, QuantParams]:
+        """One quantization for everything that is tied, and the fixed ones where they hold.
+
+        What one-input operators tie (a pool, a reshape) is a *chain*; operators with several inputs
+        (CONCATENATION) tie chains into a *group*. A group takes a fixed quantization (of a LOGISTIC
+        in it) when all its values fit; else only that operator's own chain does, and is requantized
+        where it meets the others.
+        """
         g = self.g
         names = [t.name for t in g.tensors.values() if not t.is_const and t.is_float]
-        parent = {n: n for n in names}
-
-        def find(n: str) -> str:
-            while parent[n] != n:
-                parent[n] = parent[parent[n]]
-                n = parent[n]
-            return n
-
+        chains, groups = _Sets(names), _Sets(names)
         fixed: dict[str, QuantParams] = {}
         for n in g.nodes:
             if not self._integer(n):
@@ -260,24 +304,29 @@ class _Quantizer:
             if n.type in _FIXED:
                 fixed[n.outputs[0]] = QuantParams.per_tensor(*_FIXED[n.type])
             if n.type in _SAME:
-                tied = [i for i in (*n.inputs, *n.outputs) if i in parent]
-                for other in tied[1:]:
-                    parent[find(other)] = find(tied[0])
-        groups: dict[str, list[str]] = {}
-        for name in names:
-            groups.setdefault(find(name), []).append(name)
+                tied = [i for i in (*n.inputs, *n.outputs) if i in groups.parent]
+                groups.tie(tied)
+                if len(n.inputs) == 1:
+                    chains.tie(tied)
+        ranges = {
+            m: choose_range(self.stats[m], self.options.observer, self.options.percentile)
+            for m in names
+        }
         params: dict[str, QuantParams] = {}
-        for members in groups.values():
-            ranges = [
-                choose_range(self.stats[m], self.options.observer, self.options.percentile)
-                for m in members
-            ]
-            shared = qparams(min(r[0] for r in ranges), max(r[1] for r in ranges))
-            pinned = [fixed[m] for m in members if m in fixed]
-            if pinned and all(p.same_as(pinned[0]) for p in pinned):
-                shared = pinned[0]
+        for members in groups.members().values():
+            pin = _pinned(members, ranges, fixed)
+            if pin is not None:
+                params.update(dict.fromkeys(members, pin))
+                continue
+            shared = qparams(*_union(members, ranges))
             for m in members:
-                params[m] = fixed.get(m, shared)
+                params[m] = shared
+            if not any(m in fixed for m in members):
+                continue
+            for chain in chains.members(members).values():
+                own = _pinned(chain, ranges, fixed)
+                for m in chain:
+                    params[m] = fixed.get(m, own or shared)
         return params
 
     # -- building ----------------------------------------------------------------------------------

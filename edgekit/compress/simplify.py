@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.compress.dead import eliminate
-from edgekit.compress.fold import drop_identities, fold_constants
+from edgekit.compress.fold import drop_identities, fold_constant_branches, fold_constants
 from edgekit.compress.fuse import fuse
 from edgekit.compress.slicing import DeadChannels
 from edgekit.graph.ir import Graph
@@ -66,5 +66,5 @@ def simplify(graph: Graph, *, dead_channels: bool = True, fold_float: bool = Fal
     dead = DeadChannels()
     if dead_channels:
         g, dead = eliminate(g, fold_float=fold_float)
-        g = drop_identities(fold_constants(g))
+        g = drop_identities(fold_constants(fold_constant_branches(g)))
     return Simplified(g, dead, before[0], total_macs(g), before[1], total_parameters(g))

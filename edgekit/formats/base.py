@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError, FormatError, InputError
+from edgekit.text import printable
 
 if TYPE_CHECKING:
     from edgekit.graph.ir import Graph
@@ -201,6 +202,8 @@ def load(spec: str | Path, *, input_shapes: InputShapes | None = None) -> Graph:
         graph: Graph = reader(spec if fmt.name == "torch" else Path(spec), shapes)
         graph.metadata.setdefault("source", source)
         graph.metadata.setdefault("format", fmt.name)
+        graph.metadata = {k: printable(v) for k, v in graph.metadata.items()}
+        graph.name = printable(graph.name)
         return finish(graph)
 
 

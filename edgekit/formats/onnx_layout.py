@@ -32,6 +32,9 @@ from edgekit.formats.onnx_context import HIDDEN, TO_NCHW
 from edgekit.formats.onnx_tidy import tidy
 from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
 
+#: Longest flattened feature map whose order is carried on; beyond, a TRANSPOSE is emitted.
+MAX_FEATURES = 1 << 20
+
 _UNARY = frozenset(
     [
         "LOGISTIC",
@@ -504,6 +507,7 @@ class _Walk:
         if (
             order != now
             and len(new) == 2
+            and new[1] <= MAX_FEATURES
             and out_order == [0, 1]
             and new[1] == product(old[i] for i in groups[-1][0])
         ):

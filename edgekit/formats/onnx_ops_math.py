@@ -147,6 +147,15 @@ def elu(ctx: Context, op: Op) -> None:
     ctx.bind(op.y, ctx.emit("ADD", [p, e], NONE, out=op.y))
 
 
+def selu(ctx: Context, op: Op) -> None:
+    """gamma (relu(x) + alpha (exp(min(x, 0)) - 1)); the defaults are the operator's own."""
+    alpha = float(op.attr("alpha", 1.67326319217681884765625))
+    inner = Op(op.name, "Elu", op.inputs, [f"{op.y}{HIDDEN}elu"], {"alpha": alpha})
+    elu(ctx, inner)
+    gamma = ctx.scalar(float(op.attr("gamma", 1.05070102214813232421875)), op.y)
+    ctx.bind(op.y, ctx.emit("MUL", [ctx.tensor(inner.y), gamma], NONE, out=op.y))
+
+
 def gelu(ctx: Context, op: Op) -> None:
     attrs = {"approximate": op.attr("approximate", "none") == "tanh"}
     ctx.bind(op.y, ctx.emit("GELU", [ctx.tensor(op.x)], attrs, out=op.y, name=op.name))
@@ -241,6 +250,7 @@ CONVERTERS: dict[str, Converter] = {
     "HardSigmoid": hard_sigmoid,
     "Swish": swish,
     "Elu": elu,
+    "Selu": selu,
     "Gelu": gelu,
     "Softmax": softmax,
     "ReduceMean": reduce("MEAN"),

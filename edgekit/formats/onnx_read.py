@@ -34,10 +34,17 @@ _QDQ_TYPES = ("QuantizeLinear", "DequantizeLinear", "Gelu")
 
 def converters() -> dict[str, Converter]:
     """ONNX operator type -> converter; what is not here is refused by name."""
-    from edgekit.formats import onnx_ops_math, onnx_ops_nn, onnx_ops_resize, onnx_ops_shape
+    from edgekit.formats import (
+        onnx_ops_math,
+        onnx_ops_nn,
+        onnx_ops_norm,
+        onnx_ops_resize,
+        onnx_ops_shape,
+    )
 
     return {
         **onnx_ops_nn.CONVERTERS,
+        **onnx_ops_norm.CONVERTERS,
         **onnx_ops_resize.CONVERTERS,
         **onnx_ops_math.CONVERTERS,
         **onnx_ops_shape.CONVERTERS,

@@ -11,11 +11,66 @@ from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
 def tidy(graph: Graph) -> Graph:
     """Merge reshapes, fold biases and a transposition behind a dense layer; plain names."""
     _merge_reshapes(graph)
+    _reshape_later(graph)
+    _merge_reshapes(graph)
     _rows(graph)
     _bias(graph)
     _merge_reshapes(graph)
     plain_names(graph)
     return graph
+
+
+_UNARY = frozenset(
+    ["RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH", "GELU"]
+).union(["ABS", "NEG", "EXP", "SQRT", "RSQRT", "QUANTIZE", "DEQUANTIZE"])
+
+
+def _reshape_later(g: Graph) -> None:
+    """RESHAPE, element-wise nodes, RESHAPE: the nodes work on the shape before (1-D convolutions)."""
+    done: set[str] = set()
+    while True:
+        producers, users = g.producers(), g.consumers()
+        last = next((n for n in g.nodes if n.type == "RESHAPE" and n.name not in done), None)
+        if last is None:
+            return
+        done.add(last.name)
+        chain: list[Node] = []
+        node: Node | None = producers.get(last.inputs[0] or "")
+        while node is not None and node.type != "RESHAPE":
+            chain.append(node)
+            node = producers.get(node.inputs[0] or "")
+        if node is None or not chain or node.inputs[0] is None:
+            continue
+        shape = g.tensor(node.inputs[0]).shape
+        between = [node.outputs[0], *(n.outputs[0] for n in chain)]
+        if any(len(users[t]) != 1 or t in g.outputs for t in between):
+            continue
+        if not all(_works_on(g, n, shape) for n in chain):
+            continue
+        names = {n.name for n in chain}
+        first = chain[-1].name
+        source = node.inputs[0]
+        g.nodes = [
+            n.with_(inputs=(source, *n.inputs[1:])) if n.name == first else n for n in g.nodes
+        ]
+        for n in g.nodes:
+            if n.name in names:
+                y = n.outputs[0]
+                g.tensors[y] = g.tensor(y).with_(shape=shape)
+        g.prune()
+
+
+def _works_on(g: Graph, node: Node, shape: tuple[int, ...]) -> bool:
+    """Whether an element-wise node does the same to its first input in another shape."""
+    if node.type in _UNARY:
+        return True
+    if node.type not in ("ADD", "SUB", "MUL", "DIV", "PRELU") or len(node.inputs) != 2:
+        return False
+    c = _constant(g, node.inputs[1])
+    old = g.tensor(node.inputs[0]).shape
+    if c is None or g.tensor(node.outputs[0]).shape != old:
+        return False
+    return c.elements == 1 or (c.elements == c.shape[-1] == shape[-1] == old[-1])
 
 
 def _merge_reshapes(g: Graph) -> None:

@@ -1,4 +1,4 @@
-"""Write a graph as .onnx (opset 21): float32, or QDQ where tensors are integers.
+"""Write a graph as .onnx (opset 20; 21 with 16-bit tensors): float32, QDQ for integer tensors.
 
 Feature maps are NCHW inside, graph inputs and outputs keep the graph's NHWC: transposes stand where
 an image enters the first convolution and where a feature map is flattened, nowhere else. An integer
@@ -22,7 +22,9 @@ from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 21
+#: 21 adds 16-bit quantization, but there ONNX Runtime 1.31's optimizer makes invalid Q nodes of its
+#: own ("output_dtype INT8 does not match y_zero_point type UINT8"), so it is used only when needed.
+OPSET, OPSET_INT16 = 20, 21
 IR_VERSION = 10
 #: Metadata of a model whose 4-D inputs and outputs are NHWC already; the reader leaves them so.
 NHWC_KEY = "edgekit.nhwc"
@@ -88,14 +90,14 @@ class Writer:
             inputs,
             outputs,
             [
-                numpy_helper.from_array(np.ascontiguousarray(v), k)
+                numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k)
                 for k, v in self.initializers.items()
                 if k in used
             ],
         )
-        model = helper.make_model(
-            proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edgekit"
-        )
+        wide = any(t.dtype == "int16" for t in g.tensors.values())
+        opset = helper.make_opsetid("", OPSET_INT16 if wide else OPSET)
+        model = helper.make_model(proto, opset_imports=[opset], producer_name="edgekit")
         model.ir_version = IR_VERSION
         helper.set_model_props(model, {NHWC_KEY: "yes"})
         return model
@@ -200,9 +202,11 @@ class Writer:
             else:
                 other: Order = "plain" if order == "nchw" else "nchw"
                 perm = _TO_NCHW if order == "nchw" else _TO_NHWC
-                self.values[key] = self.node(
+                value = self.node(
                     "Transpose", [self.values[(t.name, other)]], base=f"{t.name}_{order}", perm=perm
                 )
+                # Q and DQ behind it too: runtimes fuse operators that stand between such pairs.
+                self.values[key] = value if t.quant is None else self._quantized(t, value)
         return self.values[key]
 
     def constant(self, t: Tensor, perm: Sequence[int], shape: Sequence[int] | None = None) -> str:
@@ -212,8 +216,7 @@ class Writer:
             if np.any(np.abs(t.data) > 2**31 - 1):
                 raise UnsupportedError(f"constant '{t.name}' needs more than 32 bits")
             t = t.with_(dtype="int32", data=t.data.astype(np.int32))
-            assert t.data is not None
-        data = t.data.transpose(perm)
+        data = np.asarray(t.data).transpose(perm)
         if t.quant is None:
             data = data.reshape(shape) if shape is not None else data
             return self.init(t.name, data.astype(np.float32) if t.is_float else data)

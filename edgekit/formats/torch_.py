@@ -74,9 +74,10 @@ def from_module(
 ) -> Graph:
     """A torch module as a graph, in evaluation mode.
 
-    example_inputs: a tensor or a tuple of tensors, batch included (1 is what the graph is built
-    for). input_names: names of the graph's inputs. The module's mode is restored. Raises InputError
-    when torch cannot export it, UnsupportedError for operators that edgekit lacks.
+    example_inputs: a tensor or a tuple of tensors, batch included; where they share a batch larger
+    than 1, only the first sample is taken. input_names: names of the graph's inputs. The module's
+    mode is restored. Raises InputError when torch cannot export it, UnsupportedError for operators
+    that edgekit lacks.
     """
     from edgekit.formats.onnx_read import from_model
 
@@ -87,6 +88,8 @@ def from_module(
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if not inputs or not all(isinstance(i, torch.Tensor) for i in inputs):
         raise InputError(f"the example inputs of {source} are not tensors")
+    if all(i.ndim > 1 and i.shape[0] == inputs[0].shape[0] for i in inputs):
+        inputs = [i[:1] for i in inputs]
     was_training = module.training
     module.eval()
     try:

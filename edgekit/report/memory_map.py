@@ -11,7 +11,7 @@ from edgekit.report.text import number, rows, short, size, whole
 
 WIDTH, HEIGHT = 1040, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 14, 44
-_GLYPH = 6.6  #: width of a character of the map's labels, in the drawing's units
+_GLYPH = 7.0  #: width of a character of the map's labels, in the drawing's units
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _box(
     else:
         kind, label = "activation", maker.get(tensors[0], name)
     w, h = column * (last - first + 1), nbytes * scale
-    fits = int((w - 8) / _GLYPH)
+    fits = int((w - 10) / _GLYPH)
     drawn = short(label, fits) if kind != "scratch" else "scratch" if fits >= 7 else ""
     whose = " and, in place, ".join(dict.fromkeys(maker.get(t, t) for t in tensors))
     title = (

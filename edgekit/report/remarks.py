@@ -162,6 +162,12 @@ def _of_layers(target: Target, layers: Sequence[Layer], column: Column | None) -
             )
     if not (target.has("dsp") or target.has("mve")):
         return
+    if target.has("mve") and not any(la.variant.endswith("_mve") for la in layers):
+        yield Remark(
+            "note",
+            "Helium is idle",
+            f"{target.core.name} has vector instructions, and no kernel of this artifact uses them.",
+        )
     slow = [la for la in layers if la.macs and la.variant.endswith("_ref")]
     share = sum(costs[la.index] for la in slow) / total
     if share > 0.05:

@@ -70,7 +70,6 @@ class Plot:
     y_ticks: tuple[Tick, ...]
     roof_path: str  #: SVG polyline points, or ""
     roof_label: tuple[float, float, str] | None
-    slope_label: tuple[float, float, str] | None
     y_title: str
     left: float
     right: float
@@ -145,13 +144,13 @@ def plot(layers: Sequence[Layer], column: Column | None, target: Target) -> Plot
             Point(
                 ax(x),
                 ay(y),
-                round(5 + 12 * math.sqrt(cost / total), 2),
+                round(7 + 11 * math.sqrt(cost / total), 2),
                 la.index,
                 str(la.index) if la.index in named else "",
                 clean(text),
             )
         )
-    path, roof_label, slope_label = _draw_roof(roof, ax, ay, max(xs) * 1.8, min(ys) / 1.8, min(xs))
+    path, roof_label = _draw_roof(roof, ax, ay, max(xs) * 1.8, min(ys) / 1.8, min(xs))
     return Plot(
         # Large points first, so that none hides a small one.
         points=tuple(sorted(points, key=lambda p: (-p.r, p.index))),
@@ -159,7 +158,6 @@ def plot(layers: Sequence[Layer], column: Column | None, target: Target) -> Plot
         y_ticks=ay.ticks(),
         roof_path=path,
         roof_label=roof_label,
-        slope_label=slope_label,
         y_title=_Y[column.key],
         left=left,
         right=right,
@@ -170,18 +168,15 @@ def plot(layers: Sequence[Layer], column: Column | None, target: Target) -> Plot
 
 def _draw_roof(
     roof: Roof | None, ax: _Axis, ay: _Axis, x_high: float, y_low: float, x_min: float
-) -> tuple[str, tuple[float, float, str] | None, tuple[float, float, str] | None]:
+) -> tuple[str, tuple[float, float, str] | None]:
     if roof is None:
-        return "", None, None
+        return "", None
     ridge = roof.macs_per_cycle / roof.bytes_per_cycle
     start = max(y_low / roof.bytes_per_cycle, x_min / 1.8)
-    y_start = roof.bytes_per_cycle * start
-    corners = [(start, y_start), (ridge, roof.macs_per_cycle), (x_high, roof.macs_per_cycle)]
+    corners = [
+        (start, roof.bytes_per_cycle * start),
+        (ridge, roof.macs_per_cycle),
+        (x_high, roof.macs_per_cycle),
+    ]
     path = " ".join(f"{ax(x)},{ay(y)}" for x, y in corners)
-    return (
-        path,
-        (ax(x_high) - 6, ay(roof.macs_per_cycle) - 7, roof.why),
-        None
-        if ridge <= start * 1.05
-        else (ax(start) + 6, ay(y_start), f"{roof.bytes_per_cycle:g} bytes a cycle"),
-    )
+    return path, (ax(x_high) - 6, ay(roof.macs_per_cycle) - 7, roof.why)

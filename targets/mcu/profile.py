@@ -133,7 +133,8 @@ def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
     def scaled(cycles: int) -> int | None:
         return round(cycles * scale) if has_cycles else None
 
-    cycles = scaled(sum(c.cycles for c in inside))
+    core_cycles = sum(c.cycles for c in inside) if has_cycles else None
+    cycles = scaled(core_cycles or 0)
     layers = []
     for row in rows:
         nothing = Count("", 0, 0)
@@ -160,6 +161,7 @@ def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
         details={
             "core": trace.core,
             "timing_table": trace.timing,
+            "core_cycles": core_cycles,
             "cycle_scale": scale,
             "cycle_scale_source": timing.source if timing else None,
             "clock_hz": artifact.target.core.clock_hz,
