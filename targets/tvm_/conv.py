@@ -289,7 +289,12 @@ def linear_function(
 
 
 class DepthwiseKernel(LinearKernel):
-    """DEPTHWISE_CONV_2D with one output per channel: vectors lie along the channels."""
+    """DEPTHWISE_CONV_2D with one output per channel: vectors lie along the channels.
+
+    pairs: no weight is -128, so that two products may be added in 16 bits.
+    """
+
+    pairs = False
 
     def __init__(self, win: Window, target: CpuTarget, tile: Tile, out: Outgoing | None) -> None:
         super().__init__(win, target, tile, out)
@@ -325,16 +330,28 @@ class DepthwiseKernel(LinearKernel):
             slot = at(const(p * n, "int32"), n)
             T.buffer_store(acc, acc[slot] + term, [slot])
 
-        with T.serial(0, kh) as i:
-            for j in range(kw):
-                v = T.Bind(weights(i, j))
-                for p in range(pixels):
-                    if self.out:
-                        # products of bytes fit 16 bits
-                        product = cast(values(p, i, j), "int16", n) * cast(v, "int16", n)
-                        add(p, cast(product, "int32", n))
-                    else:
-                        add(p, values(p, i, j) * v)
+        def summed(taps: list[tuple[Expr, int]]) -> None:
+            """Add the products of one or two cells of the window. Products of bytes fit 16 bits, and
+            so do two of them, as long as no weight is -128."""
+            narrow = "int16" if self.out else "float32"
+            values_w = [T.Bind(cast(weights(i, j), narrow, n)) for i, j in taps]
+            for p in range(pixels):
+                terms = [
+                    cast(values(p, i, j), narrow, n) * v
+                    for (i, j), v in zip(taps, values_w, strict=True)
+                ]
+                total = terms[0] if len(terms) == 1 else terms[0] + terms[1]
+                add(p, cast(total, "int32", n) if self.out else total)
+
+        step = 2 if self.pairs else 1
+        if kh * kw <= 25:  # unrolled, pairs may span rows
+            cells = [(const(i, "int32"), j) for i in range(kh) for j in range(kw)]
+            for k in range(0, len(cells), step):
+                summed(cells[k : k + step])
+        else:
+            with T.serial(0, kh) as i:
+                for j in range(0, kw, step):
+                    summed([(i, jj) for jj in range(j, min(j + step, kw))])
         for p in range(pixels):
             value = self.leave(acc[at(const(p * n, "int32"), n)], table, channel)
             index = (oh * win.out_width + ow + p) * win.outputs + channel
@@ -366,6 +383,7 @@ def depthwise_function(
     out: Outgoing | None,
     zero_point: int = 0,
     bounds: tuple[float | None, float | None] = (None, None),
+    pairs: bool = False,
 ) -> Any:
     """The TIR function of a DEPTHWISE_CONV_2D layer of multiplier 1.
 
@@ -380,7 +398,7 @@ def depthwise_function(
         with T.prim_func(s_tir=True):
             x, w, table, y = _begin(T, name, shapes)
             kernel = DepthwiseKernel(win, target, tile, out)
-            kernel.bounds = bounds
+            kernel.bounds, kernel.pairs = bounds, pairs
             if kernel.needs_copy() or win.channels % kernel.lanes:
                 x = kernel.copy_input(x, zero_point if out else 0)
             kernel.emit((x, w, table, y))

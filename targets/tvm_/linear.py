@@ -5,6 +5,7 @@ No TVM here: NumPy arrays and plain numbers.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +115,31 @@ def default_tile(win: Window, target: CpuTarget) -> Tile:
     input_bytes = win.rows * win.row
     weight_bytes = win.kernel[0] * win.kernel[1] * win.channels * win.outputs
     return Tile(best.pixels, best.vectors, weight_bytes >= input_bytes // 4)
+
+
+def task_key(node: Node, win: Window, dtype: str, target: CpuTarget) -> str:
+    """Identifies a tunable kernel: operator, types, geometry and target, not its weights."""
+    geometry = [
+        win.height, win.width, win.channels, win.out_height, win.out_width, win.outputs,
+        *win.kernel, *win.stride, *win.dilation, *win.pads,
+    ]  # fmt: skip
+    text = ",".join(map(str, geometry))
+    digest = hashlib.sha256(f"{target.key}|{target.dot_name}".encode()).hexdigest()[:12]
+    return f"{node.type}/{dtype}/{text}/{digest}"
+
+
+def tiles(node: Node, win: Window, target: CpuTarget) -> list[Tile]:
+    """Tiles worth measuring for a node, the default first."""
+    if node.type != "DEPTHWISE_CONV_2D":
+        return candidate_tiles(win, target)
+    default = Tile(min(win.out_width, 8), 1, False)
+    others = [
+        Tile(p, 1, outer)
+        for p in (1, 2, 3, 4, 6, 7, 8, 10, 12, 14, 16)
+        if p <= min(win.out_width, target.vectors)
+        for outer in (False, True)
+    ]
+    return list(dict.fromkeys([default, *others]))
 
 
 def candidate_tiles(win: Window, target: CpuTarget) -> list[Tile]:

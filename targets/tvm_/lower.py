@@ -11,10 +11,10 @@ is one function already.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from edgekit.graph.ops import macs
 from edgekit.graph.ops.pool import mean_multiplier
 from edgekit_targets.tvm_ import conv, elementwise, linear, pool, softmax, te_ops
 from edgekit_targets.tvm_.isa import CpuTarget
-from edgekit_targets.tvm_.linear import Tile, Window
+from edgekit_targets.tvm_.linear import Tile, Window, task_key
 from edgekit_targets.tvm_.support import unsupported
 
 
@@ -85,17 +85,6 @@ class Lowering:
         return self.values[t.name]
 
 
-def task_key(node: Node, win: Window, dtype: str, target: CpuTarget) -> str:
-    """Identifies a tunable kernel: operator, types, geometry and target, not its weights."""
-    geometry = [
-        win.height, win.width, win.channels, win.out_height, win.out_width, win.outputs,
-        *win.kernel, *win.stride, *win.dilation, *win.pads,
-    ]  # fmt: skip
-    text = ",".join(map(str, geometry))
-    digest = hashlib.sha256(f"{target.key}|{target.dot_name}".encode()).hexdigest()[:12]
-    return f"{node.type}/{dtype}/{text}/{digest}"
-
-
 # -- operators -----------------------------------------------------------------------------------
 
 
@@ -121,11 +110,7 @@ def _lower_linear(lo: Lowering, node: Node) -> list[Any]:
     assert w.data is not None
     win = linear.window_of(node, graph)
     depthwise = node.type == "DEPTHWISE_CONV_2D"
-    if depthwise:
-        default = Tile(min(win.out_width, 8), 1, False)
-    else:
-        default = linear.default_tile(win, target)
-    tile = _tile(lo, node, win, x.dtype, default)
+    tile = _tile(lo, node, win, x.dtype, linear.tiles(node, win, target)[0])
     lanes, dot = target.lanes, target.dot
     out = None
     zero_point = 0
@@ -147,12 +132,14 @@ def _lower_linear(lo: Lowering, node: Node) -> list[Any]:
         packed = np.zeros((*win.kernel, padded), "int8" if out else "float32")
         packed[..., : win.outputs] = wide[0]
         packed = packed.ravel()
-        make = conv.depthwise_function
+        pairs = out is not None and bool(np.all(wide > -128))
+        make = partial(conv.depthwise_function, pairs=pairs)
     else:
         shaped = wide.reshape(win.outputs, *win.kernel, win.channels)
         packed = linear.pack_weights(shaped, win, group, lanes, tile.vectors, w_dtype)
-        make = conv.linear_function
+        make = partial(conv.linear_function)
     name = lo.name(f"{node.type}_{node.name}")
+    lo.details[node.name]["function"] = name
     shapes = [
         (x.shape, x.dtype),
         (packed.shape, str(packed.dtype)),

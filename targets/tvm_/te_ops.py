@@ -55,12 +55,18 @@ def table(lo: Lowering, node: Node, inputs: Values, ins: Sequence[Tensor], out: 
     every = np.arange(low, high + 1).astype(src.dtype)
     values: list[np.ndarray | None] = [every]
     values += [None if t.data is None else t.data.reshape(-1) for t in ins[1:]]
-    results = spec(node.type).reference(Call(node, list(ins), [out], values))[0]
+    results = spec(node.type).reference(Call(node, list(ins), [out], values))[0].reshape(-1)
+    steps = results.astype(np.float64) - every.astype(np.float64)
+    if out.dtype in ("int8", "uint8") and np.all(steps == steps[0]):  # uint8 <-> int8
+        shift = int(steps[0])
+        return compute(
+            lo, node, inputs[:1], out, lambda i, x: cast(_i32(x[i]) + shift, out.dtype, 1)
+        )
 
     def body(i: Index, x: Any, entries: Any) -> Expr:
         return entries[_i32(x[i]) - low]
 
-    return compute(lo, node, [inputs[0], lo.const(results.reshape(-1))], out, body)
+    return compute(lo, node, [inputs[0], lo.const(results)], out, body)
 
 
 def _align(index: Index, shape: tuple[int, ...]) -> Index:

@@ -132,15 +132,8 @@ def _compile(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return answer
 
 
-def _tune(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    from edgekit_targets.tvm_ import tune
-
-    return tune.measure_tasks(job)
-
-
 _DO: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
     "compile": _compile,
-    "tune": _tune,
 }
 
 
