@@ -17,7 +17,7 @@
 #include <time.h>
 #include <tvm/ffi/c_api.h>
 
-enum { EK_OK = 0, EK_USAGE = 2, EK_MODEL = 3, MAX_INPUTS = 32, MAX_RANK = 8 };
+enum { EK_OK = 0, EK_USAGE = 2, EK_MODEL = 3, MAX_INPUTS = 256, MAX_RANK = 8 };
 
 typedef struct {
   DLManagedTensorVersioned managed;
