@@ -16,6 +16,7 @@ import tvm_case
 from edgekit import formats
 from edgekit.errors import DeviceError, ToolchainError, UnsupportedError
 from edgekit.graph import reference
+from edgekit.graph.ir import QuantParams, Tensor
 from edgekit_targets.tvm_ import build, check, isa, runner, tune, worker
 
 pytestmark = pytest.mark.slow
@@ -81,10 +82,37 @@ def test_every_operator_is_exact(name: str, tmp_path: Path) -> None:
 
 def test_float_operators(tmp_path: Path) -> None:
     target = isa.host()
-    cases = [
-        c for op in FLOAT for c in tvm_case.supported_cases(op, range(4), target, "float32")
-    ]
+    cases = [c for op in FLOAT for c in tvm_case.supported_cases(op, range(4), target, "float32")]
     _check(cases, target, tmp_path)
+
+
+def test_float_functions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    x = Tensor("x", (1, 4, 6, 17), "float32")
+    attrs = {"LEAKY_RELU": {"alpha": 0.1}, "SOFTMAX": {"beta": 1.0}}
+    unary = "LOGISTIC TANH RELU RELU6 RELU_N1_TO_1 HARD_SWISH ABS EXP NEG LEAKY_RELU SOFTMAX"
+    graphs = [opgen.single(op, [x], attrs.get(op, {}), "float32", None) for op in unary.split()]
+    for approximate in (False, True):
+        graphs.append(opgen.single("GELU", [x], {"approximate": approximate}, "float32", None))
+    for op in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):
+        how = {"size": (9, 5), "align_corners": False, "half_pixel_centers": True}
+        graphs.append(opgen.single(op, [x], how, "float32", None))
+    alpha = Tensor("alpha", (17,), "float32", data=rng.normal(size=17).astype(np.float32))
+    graphs.append(opgen.single("PRELU", [x, alpha], {}, "float32", None))
+    norm = [x, alpha, alpha.with_(name="beta")]
+    graphs.append(opgen.single("LAYER_NORM", norm, {"epsilon": 1e-5}, "float32", None))
+    graphs.append(opgen.single("QUANTIZE", [x], {}, "int8", QuantParams.per_tensor(0.02, -3)))
+    graphs.append(
+        opgen.single(
+            "PAD",
+            [x],
+            {"paddings": ((0, 0), (1, 2), (0, 3), (0, 0)), "value": 0.5},
+            "float32",
+            None,
+        )
+    )
+    cases = [(g, [rng.normal(size=(2, 4, 6, 17)).astype(np.float32)]) for g in graphs]
+    _check(cases, isa.host(), tmp_path)
 
 
 def _model(shared: Path, name: str):
@@ -166,8 +194,17 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
             assert not re.search(rb"/(tmp|home|root|work)/", a), name
 
 
+def _tiled_conv() -> tvm_case.Case:
+    """A convolution that the vector kernels take, with a choice of tiles."""
+    for seed in range(100):
+        graph, x = opgen.conv_2d(np.random.default_rng(seed))
+        if any(len(t) >= 8 for t in tune.tasks_of(graph, isa.host()).values()):
+            return graph, x
+    raise AssertionError("no random convolution has eight candidate tiles")
+
+
 def test_tuning_leaves_records_and_no_untuned_mark(tmp_path: Path) -> None:
-    graph, x = opgen.conv_2d(np.random.default_rng(11))
+    graph, x = _tiled_conv()
     target = isa.host()
     records = tune.Records(tmp_path / "records.json")
     tuned = tune.tune_model(graph, target, records, rounds=3)
@@ -180,7 +217,7 @@ def test_tuning_leaves_records_and_no_untuned_mark(tmp_path: Path) -> None:
 
 
 def test_every_candidate_tile_is_exact(tmp_path: Path) -> None:
-    graph, x = opgen.conv_2d(np.random.default_rng(11))
+    graph, x = _tiled_conv()
     target = isa.host()
     want = reference.run(graph, x)[graph.outputs[0]]
     ((key, tiles),) = tune.tasks_of(graph, target).items()
@@ -188,9 +225,7 @@ def test_every_candidate_tile_is_exact(tmp_path: Path) -> None:
     (tmp_path / "runner").chmod(0o755)
     (tmp_path / "model.io").write_text(build.describe(graph))
     for tile in tiles[:12]:
-        build.compile_library(
-            graph, target, tmp_path / "model.so", tiles={key: tile.to_json()}
-        )
+        build.compile_library(graph, target, tmp_path / "model.so", tiles={key: tile.to_json()})
         assert np.array_equal(runner.run(tmp_path, graph, target, x)[0], want), tile
 
 
@@ -226,8 +261,11 @@ def test_broken_models_and_inputs_are_reported_by_the_runner(tmp_path: Path) -> 
     data = (tmp_path / "model.so").read_bytes()
     with pytest.raises(DeviceError, match="inside a sample"):
         _short(tmp_path)
-    (tmp_path / "model.so").write_bytes(data[: len(data) // 2])
+    (tmp_path / "model.so").write_bytes(b"no library at all" * 100)
     with pytest.raises(DeviceError, match="cannot load the model"):
+        runner.run(tmp_path, graph, isa.host(), x)
+    (tmp_path / "model.so").write_bytes(data[: len(data) // 2])  # the dynamic linker may crash
+    with pytest.raises(DeviceError, match="tvm runner failed"):
         runner.run(tmp_path, graph, isa.host(), x)
 
 

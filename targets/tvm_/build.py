@@ -89,10 +89,26 @@ def build_runner(target: CpuTarget, folder: Path) -> list[str]:
     shutil.copyfile(RUNNER, folder / RUNNER.name)
     try:
         zig.run(
-            ["-target", zig.triple(target), "-O2", "-Wall", "-Wextra", "-Werror", "-std=c11", "-s"]
-            + ["-D_GNU_SOURCE", f"-I{runtime_libs.headers()}", RUNNER.name, "-Wl,--no-as-needed"]
-            + [*names, "-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN"]
-            + ["-Wl,--build-id=none", "-o", "runner"],
+            [
+                "-target",
+                zig.triple(target),
+                "-O2",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-std=c11",
+                "-s",
+                "-D_GNU_SOURCE",
+                f"-I{runtime_libs.headers()}",
+                RUNNER.name,
+                "-Wl,--no-as-needed",
+                *names,
+                "-Wl,--allow-shlib-undefined",
+                "-Wl,-rpath,$ORIGIN",
+                "-Wl,--build-id=none",
+                "-o",
+                "runner",
+            ],
             "building the runner",
             folder,
         )

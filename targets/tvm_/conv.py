@@ -274,14 +274,13 @@ def linear_function(
     from tvm.script.ir_builder import IRBuilder
 
     T = script()
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            x, w, table, y = _begin(T, name, shapes)
-            kernel = LinearKernel(win, target, tile, out)
-            kernel.bounds = bounds
-            if kernel.needs_copy():
-                x = kernel.copy_input(x, zero_point if out else 0)
-            kernel.emit((x, w, table, y))
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        x, w, table, y = _begin(T, name, shapes)
+        kernel = LinearKernel(win, target, tile, out)
+        kernel.bounds = bounds
+        if kernel.needs_copy():
+            x = kernel.copy_input(x, zero_point if out else 0)
+        kernel.emit((x, w, table, y))
     return builder.get()
 
 
@@ -394,12 +393,11 @@ def depthwise_function(
     from tvm.script.ir_builder import IRBuilder
 
     T = script()
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            x, w, table, y = _begin(T, name, shapes)
-            kernel = DepthwiseKernel(win, target, tile, out)
-            kernel.bounds, kernel.pairs = bounds, pairs
-            if kernel.needs_copy() or win.channels % kernel.lanes:
-                x = kernel.copy_input(x, zero_point if out else 0)
-            kernel.emit((x, w, table, y))
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        x, w, table, y = _begin(T, name, shapes)
+        kernel = DepthwiseKernel(win, target, tile, out)
+        kernel.bounds, kernel.pairs = bounds, pairs
+        if kernel.needs_copy() or win.channels % kernel.lanes:
+            x = kernel.copy_input(x, zero_point if out else 0)
+        kernel.emit((x, w, table, y))
     return builder.get()

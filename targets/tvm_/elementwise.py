@@ -32,27 +32,24 @@ def add_function(name: str, node: Node, ins: list[Tensor], out: Tensor, lanes: i
     left = head_room(out.dtype)
     mx, my, mo = add_multipliers(qx, qy, qo, left)
     limits = vx.limits(node.attr("activation", "NONE"), qo, out.dtype)
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True})
-            tensors = [*ins, out]
-            args = [T.arg(f"a{i}", T.buffer(t.shape, t.dtype)) for i, t in enumerate(tensors)]
-            x, y, z = [
-                flat(T, a, t.shape, t.dtype) for a, t in zip(args, tensors, strict=True)
-            ]
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        tensors = [*ins, out]
+        args = [T.arg(f"a{i}", T.buffer(t.shape, t.dtype)) for i, t in enumerate(tensors)]
+        x, y, z = [flat(T, a, t.shape, t.dtype) for a, t in zip(args, tensors, strict=True)]
 
-            def scaled(b: Any, i: Expr, q: QuantParams, m: tuple[int, int], n: int) -> Expr:
-                v = cast(b[at(i, n)], "int32", n) - const(q.zp, "int32", n)
-                return T.Bind(vx.multiply(v << const(left, "int32", n), m[0], m[1], n))
+        def scaled(b: Any, i: Expr, q: QuantParams, m: tuple[int, int], n: int) -> Expr:
+            v = cast(b[at(i, n)], "int32", n) - const(q.zp, "int32", n)
+            return T.Bind(vx.multiply(v << const(left, "int32", n), m[0], m[1], n))
 
-            def body(i: Expr, n: int) -> None:
-                a, b = scaled(x, i, qx, mx, n), scaled(y, i, qy, my, n)
-                total = a + b if node.type == "ADD" else a - b
-                value = vx.requantize_const(total, *mo, qo.zp, limits, out.dtype, n)
-                T.buffer_store(z, value, [at(i, n)])
+        def body(i: Expr, n: int) -> None:
+            a, b = scaled(x, i, qx, mx, n), scaled(y, i, qy, my, n)
+            total = a + b if node.type == "ADD" else a - b
+            value = vx.requantize_const(total, *mo, qo.zp, limits, out.dtype, n)
+            T.buffer_store(z, value, [at(i, n)])
 
-            _over(T, out.elements, lanes, body)
+        _over(T, out.elements, lanes, body)
     return builder.get()
 
 

@@ -94,8 +94,23 @@ class CpuTarget:
 
 #: Arm cores with dot product instructions (Armv8.2-A with FEAT_DotProd, or later).
 _ARM_DOTPROD = frozenset(
-    "cortex-a55 cortex-a75 cortex-a76 cortex-a77 cortex-a78 cortex-a510 cortex-a710 cortex-a715 "
-    "cortex-x1 cortex-x2 cortex-x3 cortex-x4 neoverse-n1 neoverse-n2 neoverse-v1".split()
+    [
+        "cortex-a55",
+        "cortex-a75",
+        "cortex-a76",
+        "cortex-a77",
+        "cortex-a78",
+        "cortex-a510",
+        "cortex-a710",
+        "cortex-a715",
+        "cortex-x1",
+        "cortex-x2",
+        "cortex-x3",
+        "cortex-x4",
+        "neoverse-n1",
+        "neoverse-n2",
+        "neoverse-v1",
+    ]
 )
 #: What QEMU calls the cores it models; the others are run as the nearest one with their features.
 _QEMU = {"cortex-a53": "cortex-a53", "cortex-a55": "cortex-a76", "cortex-a72": "cortex-a72"}

@@ -83,9 +83,9 @@ def window_of(node: Node, graph: Graph) -> Window:
         (h, wd), (w.shape[1], w.shape[2]), a["stride"], a["padding"], a["dilation"]
     )
     kernel = (w.shape[1], w.shape[2])
-    if node.type == "CONV_2D" and kernel == (1, 1) and tuple(a["stride"]) == (1, 1):
-        if not any(pads):  # a matrix product over all pixels
-            h, wd, oh, ow = 1, h * wd, 1, oh * ow
+    pointwise = node.type == "CONV_2D" and kernel == (1, 1) and tuple(a["stride"]) == (1, 1)
+    if pointwise and not any(pads):  # a matrix product over all pixels
+        h, wd, oh, ow = 1, h * wd, 1, oh * ow
     return Window(
         h, wd, c, oh, ow, out.shape[3], kernel, tuple(a["stride"]), tuple(a["dilation"]), pads
     )
@@ -126,6 +126,16 @@ def task_key(node: Node, win: Window, dtype: str, target: CpuTarget) -> str:
     text = ",".join(map(str, geometry))
     digest = hashlib.sha256(f"{target.key}|{target.dot_name}".encode()).hexdigest()[:12]
     return f"{node.type}/{dtype}/{text}/{digest}"
+
+
+def is_tiled(node: Node, graph: Graph) -> bool:
+    """Whether the vector kernels take this node: what can be tuned."""
+    x = graph.tensor(node.inputs[0]) if node.inputs and node.inputs[0] else None
+    if node.type == "FULLY_CONNECTED":
+        return True
+    if node.type not in ("CONV_2D", "DEPTHWISE_CONV_2D") or x is None:
+        return False
+    return graph.tensor(node.inputs[1]).shape[3] == x.shape[3]  # no groups, multiplier 1
 
 
 def tiles(node: Node, win: Window, target: CpuTarget) -> list[Tile]:

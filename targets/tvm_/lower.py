@@ -24,7 +24,16 @@ from edgekit.graph import numerics as nm
 from edgekit.graph.ir import Graph, Node, Tensor
 from edgekit.graph.ops import macs
 from edgekit.graph.ops.pool import mean_multiplier
-from edgekit_targets.tvm_ import conv, elementwise, linear, pool, softmax, te_ops
+from edgekit_targets.tvm_ import (
+    conv,
+    elementwise,
+    linear,
+    pool,
+    softmax,
+    te_conv,
+    te_matrix,
+    te_ops,
+)
 from edgekit_targets.tvm_.isa import CpuTarget
 from edgekit_targets.tvm_.linear import Tile, Window, task_key
 from edgekit_targets.tvm_.support import unsupported
@@ -106,6 +115,8 @@ def _float_bias(node: Node, graph: Graph, padded: int) -> np.ndarray:
 
 def _lower_linear(lo: Lowering, node: Node) -> list[Any]:
     graph, target = lo.graph, lo.target
+    if not linear.is_tiled(node, graph):
+        return te_conv.general_conv(lo, node)
     x, w, out_t = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1]), graph.outs(node)[0]
     assert w.data is not None
     win = linear.window_of(node, graph)
@@ -147,9 +158,7 @@ def _lower_linear(lo: Lowering, node: Node) -> list[Any]:
         (out_t.shape, out_t.dtype),
     ]
     bounds = nm.activation_bounds(node.attrs["activation"])
-    function = make(
-        name, win, target, tile, shapes, out=out, zero_point=zero_point, bounds=bounds
-    )
+    function = make(name, win, target, tile, shapes, out=out, zero_point=zero_point, bounds=bounds)
     args = [lo.value(node.inputs[0]), lo.const(packed), lo.const(table)]
     return [lo.call(function, name, args, out_t)]
 
@@ -216,14 +225,14 @@ def _lower_unary(lo: Lowering, node: Node) -> list[Any]:
     ins = [t for t in lo.graph.ins(node) if t is not None]
     out = lo.graph.outs(node)[0]
     args = [lo.value(i) for i in node.inputs]
+    if node.type == "PRELU" and (out.is_float or ins[1].elements > 1):
+        return [te_matrix.prelu(lo, node, args, ins, out)]
     if ins[0].dtype in ("int8", "uint8"):
         return [te_ops.table(lo, node, args, ins, out)]
     if node.type == "QUANTIZE":
         return [te_ops.quantize_float(lo, node, args, ins, out)]
     if node.type == "DEQUANTIZE":
         return args[:1]
-    if node.type == "PRELU":
-        return [te_ops.float_prelu(lo, node, args, ins, out)]
     return [te_ops.float_unary(lo, node, args, ins, out)]
 
 
@@ -258,14 +267,30 @@ def _lower_split(lo: Lowering, node: Node) -> list[Any]:
     return te_ops.split(lo, node, [lo.value(node.inputs[0])], lo.graph.outs(node))
 
 
-_UNARY = (
-    "LOGISTIC TANH RELU RELU6 RELU_N1_TO_1 HARD_SWISH ABS EXP NEG SQRT RSQRT LEAKY_RELU GELU PRELU "
-    "QUANTIZE DEQUANTIZE"
-).split()
-_BINARY = "ADD SUB MUL DIV MAXIMUM MINIMUM SQUARED_DIFFERENCE".split()
+_UNARY = [
+    "LOGISTIC",
+    "TANH",
+    "RELU",
+    "RELU6",
+    "RELU_N1_TO_1",
+    "HARD_SWISH",
+    "ABS",
+    "EXP",
+    "NEG",
+    "SQRT",
+    "RSQRT",
+    "LEAKY_RELU",
+    "GELU",
+    "PRELU",
+    "QUANTIZE",
+    "DEQUANTIZE",
+]
+_BINARY = ["ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"]
 
 _LOWER: dict[str, Callable[[Lowering, Node], list[Any]]] = {
-    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), _lower_linear),
+    **dict.fromkeys(
+        ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"), _lower_linear
+    ),
     **dict.fromkeys(("MAX_POOL_2D", "AVERAGE_POOL_2D"), _lower_pool),
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX"), _lower_reduction),
     **dict.fromkeys(_BINARY, _lower_binary),
@@ -281,8 +306,8 @@ _LOWER: dict[str, Callable[[Lowering, Node], list[Any]]] = {
     "GATHER": _te(te_ops.gather),
     "RESIZE_NEAREST_NEIGHBOR": _te(te_ops.resize_nearest),
     "RESIZE_BILINEAR": _te(te_ops.resize_bilinear),
-    "BATCH_MATMUL": _te(te_ops.batch_matmul),
-    "LAYER_NORM": _te(te_ops.layer_norm_float),
+    "BATCH_MATMUL": _te(te_matrix.batch_matmul),
+    "LAYER_NORM": _te(te_matrix.layer_norm_float),
 }
 
 

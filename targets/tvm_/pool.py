@@ -93,19 +93,18 @@ def pool_function(
         T.buffer_store(yb, leave(acc[slot], count, n), [at((oh * ow_n + ow) * c + ch, n)])
 
     body: Callable[..., None] = cell
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True})
-            a = T.arg("a0", T.buffer(x.shape, x.dtype))
-            b = T.arg("a1", T.buffer(out.shape, out.dtype))
-            xb, yb = flat(T, a, x.shape, x.dtype), flat(T, b, out.shape, out.dtype)
-            full, tail = divmod(c, lanes)
-            with T.serial(0, oh_n) as oh, T.serial(0, ow_n) as ow:
-                if full:
-                    with T.serial(0, full) as k:
-                        body(xb, yb, oh, ow, k * lanes, lanes)
-                if tail:
-                    with T.serial(0, tail) as k:
-                        body(xb, yb, oh, ow, k + full * lanes, 1)
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        a = T.arg("a0", T.buffer(x.shape, x.dtype))
+        b = T.arg("a1", T.buffer(out.shape, out.dtype))
+        xb, yb = flat(T, a, x.shape, x.dtype), flat(T, b, out.shape, out.dtype)
+        full, tail = divmod(c, lanes)
+        with T.serial(0, oh_n) as oh, T.serial(0, ow_n) as ow:
+            if full:
+                with T.serial(0, full) as k:
+                    body(xb, yb, oh, ow, k * lanes, lanes)
+            if tail:
+                with T.serial(0, tail) as k:
+                    body(xb, yb, oh, ow, k + full * lanes, 1)
     return builder.get()

@@ -81,7 +81,9 @@ def _run(
         why = next((v for k, v in lines if k == "error"), "")
         if not why:
             why = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"])[0]
-        raise DeviceError(f"the tvm runner failed (exit {done.returncode}): {why}")
+        code = done.returncode
+        how = f"signal {-code}" if code < 0 else f"exit {code}"
+        raise DeviceError(f"the tvm runner failed ({how}): {why}")
     return lines
 
 

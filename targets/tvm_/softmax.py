@@ -68,40 +68,39 @@ def softmax_function(name: str, src: Tensor, out: Tensor) -> Any:
     rows = src.elements // columns
     bits = 16 if out.dtype == "int16" else 8
     low, high = nm.LIMITS[out.dtype]
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True})
-            a = T.arg("a0", T.buffer(src.shape, src.dtype))
-            table = T.arg("a1", T.buffer((256,), "int32"))
-            b = T.arg("a2", T.buffer(out.shape, out.dtype))
-            x, y = flat(T, a, src.shape, src.dtype), flat(T, b, out.shape, out.dtype)
-            top = T.alloc_buffer((1,), "int32", scope="local")
-            total = T.alloc_buffer((1,), "int32", scope="local")
-            with T.serial(0, rows) as r:
-                T.buffer_store(top, const(-32768, "int32"), [0])
-                T.buffer_store(total, const(0, "int32"), [0])
-                with T.serial(0, columns) as i:
-                    v = T.Cast("int32", x[r * columns + i])
-                    T.buffer_store(top, T.max(top[0], v), [0])
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        a = T.arg("a0", T.buffer(src.shape, src.dtype))
+        table = T.arg("a1", T.buffer((256,), "int32"))
+        b = T.arg("a2", T.buffer(out.shape, out.dtype))
+        x, y = flat(T, a, src.shape, src.dtype), flat(T, b, out.shape, out.dtype)
+        top = T.alloc_buffer((1,), "int32", scope="local")
+        total = T.alloc_buffer((1,), "int32", scope="local")
+        with T.serial(0, rows) as r:
+            T.buffer_store(top, const(-32768, "int32"), [0])
+            T.buffer_store(total, const(0, "int32"), [0])
+            with T.serial(0, columns) as i:
+                v = T.Cast("int32", x[r * columns + i])
+                T.buffer_store(top, T.max(top[0], v), [0])
 
-                def exponential(i: Expr, r: Expr = r) -> Expr:
-                    v = T.Cast("int32", x[r * columns + i])
-                    return T.Bind(table[v - top[0] + 255])
+            def exponential(i: Expr, r: Expr = r) -> Expr:
+                v = T.Cast("int32", x[r * columns + i])
+                return T.Bind(table[v - top[0] + 255])
 
-                with T.serial(0, columns) as i:
-                    e = T.max(exponential(i), const(0, "int32"))
-                    rounded = (T.Cast("int64", e) + _i64(1 << (SUM_BITS - 1))) >> _i64(SUM_BITS)
-                    T.buffer_store(total, total[0] + T.Cast("int32", rounded), [0])
-                zeros = T.Bind(T.Cast("int64", T.clz(total[0])))
-                word = T.Cast("int32", (T.Cast("int64", total[0]) << zeros) - _i64(1 << 31))
-                scale = T.Bind(_reciprocal(T.Cast("int64", T.Bind(word))))
-                exponent = T.Bind(_i64(SUM_BITS + 31 - bits) - zeros)
-                with T.serial(0, columns) as i:
-                    e = exponential(i)
-                    product = _mul(scale, T.Cast("int64", T.max(e, const(0, "int32"))))
-                    q = _divide(product, exponent) + _i64(low)
-                    q = T.max(T.min(q, _i64(high)), _i64(low))
-                    value = T.Select(e < const(0, "int32"), _i64(low), q)
-                    T.buffer_store(y, T.Cast(out.dtype, value), [r * columns + i])
+            with T.serial(0, columns) as i:
+                e = T.max(exponential(i), const(0, "int32"))
+                rounded = (T.Cast("int64", e) + _i64(1 << (SUM_BITS - 1))) >> _i64(SUM_BITS)
+                T.buffer_store(total, total[0] + T.Cast("int32", rounded), [0])
+            zeros = T.Bind(T.Cast("int64", T.clz(total[0])))
+            word = T.Cast("int32", (T.Cast("int64", total[0]) << zeros) - _i64(1 << 31))
+            scale = T.Bind(_reciprocal(T.Cast("int64", T.Bind(word))))
+            exponent = T.Bind(_i64(SUM_BITS + 31 - bits) - zeros)
+            with T.serial(0, columns) as i:
+                e = exponential(i)
+                product = _mul(scale, T.Cast("int64", T.max(e, const(0, "int32"))))
+                q = _divide(product, exponent) + _i64(low)
+                q = T.max(T.min(q, _i64(high)), _i64(low))
+                value = T.Select(e < const(0, "int32"), _i64(low), q)
+                T.buffer_store(y, T.Cast(out.dtype, value), [r * columns + i])
     return builder.get()

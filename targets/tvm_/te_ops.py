@@ -44,7 +44,7 @@ def q(t: Tensor) -> QuantParams:
     return t.quant
 
 
-def _i32(x: Expr) -> Expr:
+def i32(x: Expr) -> Expr:
     return cast(x, "int32", 1)
 
 
@@ -60,16 +60,16 @@ def table(lo: Lowering, node: Node, inputs: Values, ins: Sequence[Tensor], out: 
     if out.dtype in ("int8", "uint8") and np.all(steps == steps[0]):  # uint8 <-> int8
         shift = int(steps[0])
         return compute(
-            lo, node, inputs[:1], out, lambda i, x: cast(_i32(x[i]) + shift, out.dtype, 1)
+            lo, node, inputs[:1], out, lambda i, x: cast(i32(x[i]) + shift, out.dtype, 1)
         )
 
     def body(i: Index, x: Any, entries: Any) -> Expr:
-        return entries[_i32(x[i]) - low]
+        return entries[i32(x[i]) - low]
 
     return compute(lo, node, [inputs[0], lo.const(results)], out, body)
 
 
-def _align(index: Index, shape: tuple[int, ...]) -> Index:
+def align(index: Index, shape: tuple[int, ...]) -> Index:
     """The index into an operand that broadcasts."""
     tail = index[len(index) - len(shape) :]
     return tuple(0 if d == 1 else i for d, i in zip(shape, tail, strict=True))
@@ -92,16 +92,17 @@ def binary(lo: Lowering, node: Node, inputs: Values, ins: Sequence[Tensor], out:
             "MINIMUM": lambda: T.min(a, b),
         }[kind]()
 
+    def clamped(a: Expr, b: Expr) -> Expr:
+        return clamp_float(plain(a, b), node.attr("activation", "NONE"))
+
+    value: Callable[[Expr, Expr], Expr]
     if out.dtype == "float32" or out.quant is None or kind in ("MAXIMUM", "MINIMUM"):
-
-        def value(a: Expr, b: Expr) -> Expr:
-            return clamp_float(plain(a, b), node.attr("activation", "NONE"))
-
+        value = clamped
     else:
         value = _integer_binary(node, q(x), q(y), out)
 
     def body(i: Index, a: Any, b: Any) -> Expr:
-        return value(a[_align(i, x.shape)], b[_align(i, y.shape)])
+        return value(a[align(i, x.shape)], b[align(i, y.shape)])
 
     return compute(lo, node, inputs, out, body)
 
@@ -117,7 +118,7 @@ def _integer_binary(
 
     if node.type == "MUL":
         m = nm.quantize_multiplier(qx.s * qy.s / qo.s)
-        return lambda a, b: leave((_i32(a) - qx.zp) * (_i32(b) - qy.zp), m)
+        return lambda a, b: leave((i32(a) - qx.zp) * (i32(b) - qy.zp), m)
     if node.type == "SQUARED_DIFFERENCE":
         left = ew.squared_difference_shift(out.dtype)
         mx, my, mo = ew.squared_difference_multipliers(qx, qy, qo, left)
@@ -126,8 +127,8 @@ def _integer_binary(
         mx, my, mo = ew.add_multipliers(qx, qy, qo, left)
 
     def value(a: Expr, b: Expr) -> Expr:
-        sa = vx.multiply((_i32(a) - qx.zp) << const(left, "int32"), *mx, 1)
-        sb = vx.multiply((_i32(b) - qy.zp) << const(left, "int32"), *my, 1)
+        sa = vx.multiply((i32(a) - qx.zp) << const(left, "int32"), *mx, 1)
+        sb = vx.multiply((i32(b) - qy.zp) << const(left, "int32"), *my, 1)
         if node.type == "SQUARED_DIFFERENCE":
             return leave((sa - sb) * (sa - sb), mo)
         return leave(sa + sb if node.type == "ADD" else sa - sb, mo)
@@ -178,16 +179,6 @@ def float_unary(
         return {"TANH": tirx.tanh, "EXP": tirx.exp, "SQRT": tirx.sqrt}[kind](x)
 
     return compute(lo, node, inputs, out, lambda i, x: value(x[i]))
-
-
-def float_prelu(lo: Lowering, node: Node, inputs: Values, ins: Sequence[Tensor], out: Tensor) -> Any:
-    T = script()
-
-    def body(i: Index, x: Any, a: Any) -> Expr:
-        v = x[i]
-        return T.Select(v >= const(0.0, "float32"), v, v * a[_align(i, ins[1].shape)])
-
-    return compute(lo, node, inputs, out, body)
 
 
 def quantize_float(
@@ -260,7 +251,7 @@ def reduction(lo: Lowering, node: Node, inputs: Values, ins: Sequence[Tensor], o
             return te.compute(out.shape, lambda *i: te.max(x[index(i)], axis=over), name="out")
 
         def term(i: Index) -> Expr:
-            return x[index(i)] if is_float else _i32(x[index(i)])
+            return x[index(i)] if is_float else i32(x[index(i)])
 
         total = te.compute(out.shape, lambda *i: te.sum(term(i), axis=over), name="total")
         if is_float:
@@ -300,11 +291,11 @@ def concatenation(
         if t.quant and out.quant and not t.quant.same_as(out.quant):
             m = nm.quantize_multiplier(t.quant.s / out.quant.s)
             v = vx.requantize_const(
-                _i32(v) - t.quant.zp, *m, out.quant.zp, nm.LIMITS[out.dtype], out.dtype, 1
+                i32(v) - t.quant.zp, *m, out.quant.zp, nm.LIMITS[out.dtype], out.dtype, 1
             )
         if activation != "NONE":
             limits = vx.limits(activation, out.quant, out.dtype)
-            v = cast(vx.clamp(_i32(v), *limits, "int32", 1), out.dtype, 1)
+            v = cast(vx.clamp(i32(v), *limits, "int32", 1), out.dtype, 1)
         return v
 
     def body(i: Index, *xs: Any) -> Expr:
@@ -436,69 +427,3 @@ def resize_bilinear(
         return T.Cast(out.dtype, T.max(T.min(y, const(high, kind)), const(low, kind)))
 
     return compute(lo, node, [inputs[0], *map(lo.const, consts)], out, body)
-
-
-def batch_matmul(
-    lo: Lowering, node: Node, inputs: Values, ins: Sequence[Tensor], out: Tensor
-) -> Any:
-    from tvm import te
-
-    x_t, y_t = ins
-    adj_x, adj_y = bool(node.attrs["adj_x"]), bool(node.attrs["adj_y"])
-    depth = x_t.shape[-2] if adj_x else x_t.shape[-1]
-    is_float = out.is_float
-
-    def build(x: Any, y: Any) -> Any:
-        k = te.reduce_axis((0, depth))
-
-        def term(i: Index) -> Expr:
-            batch, row, col = i[:-2], i[-2], i[-1]
-            a = x[(*_align(batch, x_t.shape[:-2]), *((k, row) if adj_x else (row, k)))]
-            b = y[(*_align(batch, y_t.shape[:-2]), *((col, k) if adj_y else (k, col)))]
-            if is_float:
-                return a * b
-            return (_i32(a) - q(x_t).zp) * (_i32(b) - q(y_t).zp)
-
-        total = te.compute(out.shape, lambda *i: te.sum(term(i), axis=k), name="total")
-        if is_float:
-            return total
-        qo = q(out)
-        m = nm.quantize_multiplier(q(x_t).s * q(y_t).s / qo.s)
-
-        def leave(v: Expr) -> Expr:
-            return vx.requantize_const(v, *m, qo.zp, nm.LIMITS[out.dtype], out.dtype, 1)
-
-        return te.compute(out.shape, lambda *i: leave(total[i]), name="out")
-
-    return lo.emit_te(build, *inputs, hint="batch_matmul")
-
-
-def layer_norm_float(
-    lo: Lowering, node: Node, inputs: Values, ins: Sequence[Tensor], out: Tensor
-) -> Any:
-    from tvm import te, tirx
-
-    shape = out.shape
-    n = const(1.0 / shape[-1], "float32")
-    eps = const(float(node.attrs["epsilon"]), "float32")
-
-    def build(x: Any, gamma: Any, beta: Any) -> Any:
-        k = te.reduce_axis((0, shape[-1]))
-        total = te.compute(shape[:-1], lambda *i: te.sum(x[(*i, k)], axis=k), name="total")
-        k2 = te.reduce_axis((0, shape[-1]))
-
-        def square(i: Index) -> Expr:
-            d = x[(*i, k2)] - total[i] * n
-            return d * d
-
-        var = te.compute(shape[:-1], lambda *i: te.sum(square(i), axis=k2), name="var")
-        return te.compute(
-            shape,
-            lambda *i: (x[i] - total[i[:-1]] * n)
-            / tirx.sqrt(var[i[:-1]] * n + eps)
-            * gamma[i[-1]]
-            + beta[i[-1]],
-            name="out",
-        )
-
-    return lo.emit_te(build, *inputs, hint="layer_norm")

@@ -86,7 +86,7 @@ def tasks_of(graph: Graph, target: CpuTarget) -> dict[str, list[Tile]]:
     """Every tunable task of a graph with its candidates, the default first. No TVM needed."""
     out: dict[str, list[Tile]] = {}
     for node in graph.nodes:
-        if node.type in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        if linear.is_tiled(node, graph):
             win = linear.window_of(node, graph)
             key = linear.task_key(node, win, graph.tensor(node.inputs[0]).dtype, target)
             out.setdefault(key, linear.tiles(node, win, target))

@@ -104,8 +104,18 @@ def linker(target: CpuTarget) -> Callable[..., None]:
 
     def link(output: str, objects: Sequence[str], **_: Any) -> None:
         zig.run(
-            ["-target", zig.triple(target), "-shared", "-fPIC", "-s", "-Wl,-z,undefs"]
-            + ["-Wl,--build-id=none", "-o", str(output), *map(str, objects)],
+            [
+                "-target",
+                zig.triple(target),
+                "-shared",
+                "-fPIC",
+                "-s",
+                "-Wl,-z,undefs",
+                "-Wl,--build-id=none",
+                "-o",
+                str(output),
+                *map(str, objects),
+            ],
             f"linking {Path(output).name}",
         )
 
