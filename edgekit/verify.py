@@ -85,13 +85,13 @@ def _tflm(
         model = tflite.write_bytes(graph)
         with _quiet():
             interpreter = runtime.Interpreter.from_bytes(model, arena_size=_ARENA)
-        outputs: list[list[np.ndarray]] = [[] for _ in graph.outputs]
-        for k in range(len(inputs[0])):
-            for i, values in enumerate(inputs):
-                interpreter.set_input(values[k].reshape(graph.tensor(graph.inputs[i]).shape), i)
-            interpreter.invoke()
-            for o, collected in enumerate(outputs):
-                collected.append(np.array(interpreter.get_output(o)))
+            outputs: list[list[np.ndarray]] = [[] for _ in graph.outputs]
+            for k in range(len(inputs[0])):
+                for i, values in enumerate(inputs):
+                    interpreter.set_input(values[k].reshape(graph.tensor(graph.inputs[i]).shape), i)
+                interpreter.invoke()
+                for o, collected in enumerate(outputs):
+                    collected.append(np.array(interpreter.get_output(o)))
     except (RuntimeError, ValueError, EdgekitError):
         raise _NotThisWay from None
     shapes = [graph.tensor(o).shape for o in graph.outputs]

@@ -1099,3 +1099,24 @@ def vgg() -> nn.Module:
         nn.Flatten(), nn.Dropout(), nn.Linear(192, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 5),
         nn.LogSoftmax(-1),
     )  # fmt: skip
+
+
+@arch((3, 12, 12))
+def reflection_padding() -> nn.Module:
+    return nn.Sequential(
+        nn.ReflectionPad2d(2),
+        nn.Conv2d(3, 6, 5),
+        nn.ReLU(),
+        nn.ReplicationPad2d((1, 0, 0, 2)),
+        head(6),
+    )
+
+
+@arch((1, 28, 28))
+def mnist_example() -> nn.Module:
+    """The network of PyTorch's own MNIST example, narrower, with its log-softmax."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Dropout(0.25), nn.Flatten(), nn.Linear(1728, 16), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(16, 10), nn.LogSoftmax(1),
+    )  # fmt: skip

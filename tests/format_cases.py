@@ -156,6 +156,7 @@ def _activations(dtype: str, m: Maker) -> Iterator[Graph]:
         yield single(op, [SHAPE], {}, dtype)
     if dtype == "float32":
         yield single("SQRT", [SHAPE], {}, dtype)
+        yield single("LOG", [SHAPE], {}, dtype)
         yield single("RSQRT", [SHAPE], {}, dtype)
         alpha = (m.rng.normal(size=(1, 1, 4)).astype(np.float32), None)
     else:

@@ -21,7 +21,7 @@ from edgekit.graph.ops.norm import quantize_layer_norm
 Rng = np.random.Generator
 
 #: Operators that TensorFlow Lite Micro lacks altogether, or lacks for int8.
-NOT_IN_TFLM = frozenset({"RELU_N1_TO_1", "GELU", "LAYER_NORM", "EXP", "NEG", "SQRT"})
+NOT_IN_TFLM = frozenset({"RELU_N1_TO_1", "GELU", "LAYER_NORM", "EXP", "LOG", "NEG", "SQRT"})
 
 
 def in_oracle(graph: Graph) -> bool:
@@ -100,7 +100,7 @@ def unary(op: str) -> Callable[[Rng], Case]:
             attrs["alpha"] = float(np.float32(rng.uniform(-0.5, 1.5)))
         elif op == "GELU":
             attrs["approximate"] = chance(rng, 0.5)
-        elif op in ("EXP", "SQRT", "RSQRT"):
+        elif op in ("EXP", "LOG", "SQRT", "RSQRT"):
             q_out = act_quant(rng, "int8", scale(rng, -7, 3))
             low = zp if op == "RSQRT" else -128  # TFLite Micro refuses the root of less than 0
         g = single(op, [_x(rng, _unary_shape(rng), q_in)], attrs, "int8", q_out)
@@ -322,6 +322,7 @@ UNARY = (
     "HARD_SWISH",
     "ABS",
     "EXP",
+    "LOG",
     "NEG",
     "SQRT",
     "RSQRT",

@@ -35,10 +35,8 @@ SAMPLES = 24
 QUICK = ("two_heads", "yolo")
 #: Activations that no integer form here can follow: refused by name.
 REFUSED = {
-    "act_mish": "Mish",
-    "act_softplus": "Softplus",
+    "act_softplus": "Where",
     "act_softsign": "DIV",
-    "vgg": "LogSoftmax",
 }
 SUPPORTED = [n for n in ARCHITECTURES if n not in REFUSED]
 #: Removed multiply-accumulates where half of the filters are zero, as a share of all.

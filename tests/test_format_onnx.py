@@ -125,6 +125,18 @@ CASES: dict[str, onnx.ModelProto] = {
     "leaky": one(lambda n, x: n.op("LeakyRelu", x, alpha=0.2)),
     "prelu": one(lambda n, x: n.op("PRelu", x, n.weight(4, 1, 1))),
     "elu": one(lambda n, x: n.op("Elu", x, alpha=0.7)),
+    "selu": one(lambda n, x: n.op("Selu", x)),
+    "log": one(lambda n, x: n.op("Log", n.op("Exp", x))),
+    "log softmax": one(lambda n, x: n.op("LogSoftmax", x, axis=-1), 1, 7),
+    "log softmax channels": one(lambda n, x: n.op("LogSoftmax", x, axis=1)),
+    "softplus": one(lambda n, x: n.op("Softplus", x)),
+    "mish": one(lambda n, x: n.op("Mish", x)),
+    "instance norm": one(
+        lambda n, x: n.op("InstanceNormalization", x, n.weight(4), n.weight(4), epsilon=1e-3)
+    ),
+    "group norm": one(
+        lambda n, x: n.op("GroupNormalization", x, n.weight(4), n.weight(4), num_groups=2)
+    ),
     "gelu": one(lambda n, x: n.op("Gelu", x)),
     "gelu tanh": one(lambda n, x: n.op("Gelu", x, approximate="tanh")),
     "hard": one(lambda n, x: n.op("Add", n.op("HardSwish", x), n.op("HardSigmoid", x))),
@@ -139,6 +151,9 @@ CASES: dict[str, onnx.ModelProto] = {
     "argmax": one(lambda n, x: n.op("ArgMax", x, axis=1, keepdims=0)),
     "concat": one(lambda n, x: n.op("Concat", x, n.op("Relu", x), axis=1)),
     "pad": one(lambda n, x: n.op("Pad", x, n.ints(0, 1, 0, 2, 0, 0, 3, 1), n.const(0.5))),
+    "pad reflect": one(lambda n, x: n.op("Pad", x, n.ints(0, 0, 2, 1, 0, 0, 0, 3), mode="reflect")),
+    "pad edge": one(lambda n, x: n.op("Pad", x, n.ints(0, 1, 0, 2, 0, 0, 3, 1), mode="edge")),
+    "tile": one(lambda n, x: n.op("Tile", x, n.ints(1, 2, 1, 3))),
     "slice": one(
         lambda n, x: n.op("Slice", x, n.ints(1, -1), n.ints(4, -9), n.ints(1, 3), n.ints(2, -2))
     ),
@@ -267,8 +282,8 @@ def test_dynamic_size_is_refused_by_name_and_fixed_by_the_option() -> None:
 def test_every_unknown_operator_is_named() -> None:
     net = Net()
     x = net.input("x", 1, 4)
-    y = net.op("Softplus", net.op("Relu", net.op("Sin", x)))
-    with pytest.raises(UnsupportedError, match=r"'Sin_0' \(Sin\).*'Softplus_2' \(Softplus\)"):
+    y = net.op("Cos", net.op("Relu", net.op("Sin", x)))
+    with pytest.raises(UnsupportedError, match=r"'Sin_0' \(Sin\).*'Cos_2' \(Cos\)"):
         from_model(net.model(y))
 
 

@@ -59,6 +59,7 @@ def data(*shape: int, seed: int = 0) -> np.ndarray:
         ("GELU", "gelu", {"approximate": False}),
         ("GELU", "gelu", {"approximate": True}),
         ("EXP", "exp", {}),
+        ("LOG", "log", {}),
         ("ABS", "abs", {}),
         ("NEG", "neg", {}),
         ("SQRT", "sqrt", {}),
@@ -69,7 +70,7 @@ def data(*shape: int, seed: int = 0) -> np.ndarray:
 def test_float_unary_is_torch(op: str, name: str, attrs: dict) -> None:
     torch = pytest.importorskip("torch")
     x = data(1, 4, 33)
-    if op in ("SQRT", "RSQRT"):
+    if op in ("LOG", "SQRT", "RSQRT"):
         x = np.abs(x)
     f = getattr(torch.nn.functional, name, None) or getattr(torch, name)
     kwargs = {
@@ -124,10 +125,11 @@ def test_float_layer_norm_and_prelu_are_torch() -> None:
 # -- edgekit's own int8 definitions ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("op", ["EXP", "NEG", "SQRT", "GELU", "RELU_N1_TO_1"])
+@pytest.mark.parametrize("op", ["EXP", "LOG", "NEG", "SQRT", "GELU", "RELU_N1_TO_1"])
 def test_own_int8_is_the_rounded_real_function(op: str) -> None:
     real = {
         "EXP": np.exp,
+        "LOG": lambda v: np.log(np.maximum(v, 0.0)),
         "NEG": np.negative,
         "SQRT": lambda v: np.sqrt(np.maximum(v, 0)),
         "RELU_N1_TO_1": lambda v: np.clip(v, -1, 1),
@@ -142,7 +144,7 @@ def test_own_int8_is_the_rounded_real_function(op: str) -> None:
             form = "tanh" if g.nodes[0].attrs["approximate"] else "none"
             f = torch.nn.functional.gelu(torch.from_numpy(v), approximate=form).numpy()
         else:
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", divide="ignore"):
                 f = real[op](v)
         want = np.clip(np.minimum(f, 1e30) / b.s + b.zp, -128, 127)
         # half a step; requantization rounds twice

@@ -27,6 +27,7 @@ PER_CHANNEL = frozenset(
         "ABS",
         "NEG",
         "EXP",
+        "LOG",
         "SQRT",
         "RSQRT",
         "QUANTIZE",

@@ -62,7 +62,9 @@ _MONOTONE = frozenset(
     }
 )
 #: Elementwise operators without that property; on 8-bit tensors all their values are tried.
-_UNARY = frozenset({"HARD_SWISH", "LEAKY_RELU", "GELU", "ABS", "NEG", "EXP", "SQRT", "RSQRT"})
+_UNARY = frozenset(
+    {"HARD_SWISH", "LEAKY_RELU", "GELU", "ABS", "NEG", "EXP", "LOG", "SQRT", "RSQRT"}
+)
 _BINARY = frozenset({"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM"})
 
 

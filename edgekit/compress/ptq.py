@@ -73,6 +73,7 @@ _FREE = frozenset(
         "GELU",
         "ABS",
         "EXP",
+        "LOG",
         "NEG",
         "SQRT",
         "RSQRT",

@@ -45,6 +45,7 @@ _UNARY = frozenset(
         "HARD_SWISH",
         "ABS",
         "EXP",
+        "LOG",
         "NEG",
         "SQRT",
         "RSQRT",

@@ -174,6 +174,41 @@ def softmax(ctx: Context, op: Op) -> None:
     return ctx.bind(op.y, ctx.transpose(y, np.argsort(last).tolist(), f"{op.y}{HIDDEN}nchw"))
 
 
+def log_softmax(ctx: Context, op: Op) -> None:
+    """d - log(sum(exp(d))) with d = x - max(x): every step has a range that int8 holds well."""
+    x = ctx.tensor(op.x)
+    rank = len(ctx.graph.tensor(x).shape)
+    over = {"axes": (ctx.axis(int(op.attr("axis", -1)), rank),), "keep_dims": True}
+    top = ctx.emit("REDUCE_MAX", [x], over, out=f"{op.y}{HIDDEN}max")
+    d = ctx.emit("SUB", [x, top], NONE, out=f"{op.y}{HIDDEN}d")
+    e = ctx.emit("EXP", [d], out=f"{op.y}{HIDDEN}e")
+    total = ctx.emit("SUM", [e], over, out=f"{op.y}{HIDDEN}sum")
+    log = ctx.emit("LOG", [total], out=f"{op.y}{HIDDEN}log")
+    ctx.bind(op.y, ctx.emit("SUB", [d, log], NONE, out=op.y, name=op.name))
+
+
+def _softplus(ctx: Context, op: Op, out: str) -> str:
+    """relu(x) + log(1 + exp(-|x|)), which never overflows."""
+    x = ctx.tensor(op.x)
+    m = ctx.emit("NEG", [ctx.emit("ABS", [x], out=f"{op.y}{HIDDEN}abs")], out=f"{op.y}{HIDDEN}neg")
+    e = ctx.emit("EXP", [m], out=f"{op.y}{HIDDEN}e")
+    e = ctx.emit("ADD", [e, ctx.scalar(1.0, op.y)], NONE, out=f"{op.y}{HIDDEN}e1")
+    log = ctx.emit("LOG", [e], out=f"{op.y}{HIDDEN}log")
+    p = ctx.emit("RELU", [x], out=f"{op.y}{HIDDEN}p")
+    return ctx.emit("ADD", [p, log], NONE, out=out, name=op.name)
+
+
+def softplus(ctx: Context, op: Op) -> None:
+    ctx.bind(op.y, _softplus(ctx, op, op.y))
+
+
+def mish(ctx: Context, op: Op) -> None:
+    """x tanh(softplus(x))."""
+    s = _softplus(ctx, op, f"{op.y}{HIDDEN}softplus")
+    t = ctx.emit("TANH", [s], out=f"{op.y}{HIDDEN}tanh")
+    ctx.bind(op.y, ctx.emit("MUL", [ctx.tensor(op.x), t], NONE, out=op.y))
+
+
 def reduction_axes(ctx: Context, op: Op, rank: int) -> tuple[int, ...]:
     axes = ctx.ints(op, 1, "axes", "axes")
     if not axes:
@@ -238,6 +273,10 @@ CONVERTERS: dict[str, Converter] = {
     "Reciprocal": reciprocal,
     "Sqrt": unary("SQRT"),
     "Exp": unary("EXP"),
+    "Log": unary("LOG"),
+    "LogSoftmax": log_softmax,
+    "Softplus": softplus,
+    "Mish": mish,
     "Abs": unary("ABS"),
     "Neg": unary("NEG"),
     "Relu": unary("RELU"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from edgekit.errors import FormatError, UnsupportedError
@@ -95,9 +97,25 @@ def concat(ctx: Context, op: Op) -> None:
     return ctx.bind(op.y, y)
 
 
+_PAD_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+
+
+def tile(ctx: Context, op: Op) -> None:
+    """Copies side by side, one axis after the other."""
+    x = ctx.tensor(op.x)
+    for a, n in enumerate(np.ravel(ctx.need(op, 1, "repeats")).tolist()):
+        if n < 1:
+            raise UnsupportedError("its result is empty")
+        if n > 1:
+            attrs = {"axis": a, "activation": "NONE"}
+            x = ctx.emit("CONCATENATION", [x] * int(n), attrs, out=f"{op.y}{HIDDEN}tile{a}")
+    ctx.bind(op.y, x)
+
+
 def pad(ctx: Context, op: Op) -> None:
-    if op.attr("mode", "constant") != "constant":
-        raise UnsupportedError(f"padding mode '{op.attr('mode')}' is not implemented")
+    mode = op.attr("mode", "constant")
+    if mode not in ("constant", *_PAD_MODES):
+        raise UnsupportedError(f"padding mode '{mode}' is not implemented")
     x = ctx.tensor(op.x)
     rank = len(ctx.graph.tensor(x).shape)
     pads = ctx.ints(op, 1, "pads", "pads") or []
@@ -108,6 +126,18 @@ def pad(ctx: Context, op: Op) -> None:
         raise FormatError(f"node '{op.name}' has {len(pads)} pads for {len(axes)} axes")
     if min(pads, default=0) < 0:
         raise UnsupportedError("negative padding is not implemented")
+    if mode != "constant":
+        for i, a in enumerate(axes):
+            before, after = pads[i], pads[len(axes) + i]
+            n = ctx.graph.tensor(x).shape[a]
+            if mode == "reflect" and max(before, after) >= n:
+                raise UnsupportedError(f"reflection of more than an axis of {n} is not implemented")
+            if before or after:
+                # NumPy's modes have ONNX's names and meaning.
+                picked = np.pad(np.arange(n), (before, after), mode=_PAD_MODES[mode])
+                attrs = {"axis": a, "indices": tuple(int(k) for k in picked)}
+                x = ctx.emit("GATHER", [x], attrs, out=f"{op.y}{HIDDEN}pad{a}", name=op.name)
+        return ctx.bind(op.y, x)
     value = 0.0
     if op.input(2):
         value = float(np.ravel(ctx.need(op, 2, "value"))[0])
@@ -321,6 +351,7 @@ CONVERTERS: dict[str, Converter] = {
     "Expand": expand,
     "Concat": concat,
     "Pad": pad,
+    "Tile": tile,
     "Slice": slice_,
     "Split": split,
     "Gather": gather,

@@ -55,6 +55,7 @@ _FREE = frozenset(
         "SQRT",
         "RSQRT",
         "EXP",
+        "LOG",
         "PRELU",
         "BATCH_MATMUL",
         "SQUARED_DIFFERENCE",

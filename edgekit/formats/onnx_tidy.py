@@ -22,7 +22,7 @@ def tidy(graph: Graph) -> Graph:
 
 _UNARY = frozenset(
     ["RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH", "GELU"]
-).union(["ABS", "NEG", "EXP", "SQRT", "RSQRT", "QUANTIZE", "DEQUANTIZE"])
+).union(["ABS", "NEG", "EXP", "LOG", "SQRT", "RSQRT", "QUANTIZE", "DEQUANTIZE"])
 
 
 def _reshape_later(g: Graph) -> None:

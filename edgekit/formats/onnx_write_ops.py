@@ -418,6 +418,7 @@ EMITTERS: dict[str, Emit] = {
     "HARD_SWISH": unary("HardSwish"),
     "ABS": unary("Abs"),
     "EXP": unary("Exp"),
+    "LOG": unary("Log"),
     "NEG": unary("Neg"),
     "SQRT": unary("Sqrt"),
     "RSQRT": rsqrt,

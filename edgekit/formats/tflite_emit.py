@@ -490,6 +490,7 @@ _HANDLERS: dict[str, Handler] = {
     "HARD_SWISH": _plain("HardSwish"),
     "ABS": _plain("Abs"),
     "EXP": _plain("Exp"),
+    "LOG": _plain(),
     "NEG": _plain("Neg"),
     "SQRT": _plain(),
     "RSQRT": _plain(),

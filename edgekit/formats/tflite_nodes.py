@@ -254,6 +254,7 @@ _HANDLERS: dict[str, Handler] = {
             "HARD_SWISH",
             "ABS",
             "EXP",
+            "LOG",
             "NEG",
             "SQRT",
             "RSQRT",

@@ -45,6 +45,7 @@ _VERSIONS: dict[str, dict[str, int]] = {
     "LEAKY_RELU": {"int8": 2, "int16": 2},
     "ABS": {"int8": 2, "int16": 3},
     "EXP": {"int8": 2, "int16": 2},
+    "LOG": {"int8": 2, "int16": 2},
     "RSQRT": {"int8": 2, "int16": 2},
     "GELU": {"int8": 2},
     "QUANTIZE": {"int16": 2},

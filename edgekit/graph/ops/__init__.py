@@ -37,8 +37,8 @@ RESIZE_BILINEAR
 SOFTMAX                 x (over the last axis)          beta
 LOGISTIC TANH RELU      x                               -
 RELU6 RELU_N1_TO_1
-HARD_SWISH ABS EXP NEG
-SQRT RSQRT
+HARD_SWISH ABS EXP LOG
+NEG SQRT RSQRT
 LEAKY_RELU              x                               alpha
 PRELU                   x alpha (constant, broadcasts)  -
 GELU                    x                               approximate: bool (tanh form)

@@ -4,7 +4,7 @@ float32: evaluated in double and rounded once. Integers: bytes of TensorFlow Lit
 kernels where it has the operator: LOGISTIC and TANH (``reference/integer_ops/{logistic,tanh}.h``),
 RELU, RELU6 (``activations_common.cc``), HARD_SWISH (``reference/hard_swish.h``), LEAKY_RELU
 (``reference/leaky_relu.h``), ABS and RSQRT (``micro/kernels/elementwise.cc``), PRELU
-(``reference/prelu.h``). What it lacks (GELU, EXP, SQRT, NEG), and LOGISTIC or TANH into another
+(``reference/prelu.h``). What it lacks (GELU, EXP, LOG, SQRT, NEG), and LOGISTIC or TANH into another
 scale than TFLite's fixed one, is defined as TFLite's lookup-table kernels are, but in double:
 ``q_out = clamp(round_half_away(f(s_in * (q - zp_in)) / s_out) + zp_out)``.
 
@@ -58,6 +58,7 @@ _REAL: dict[str, RealFunction] = {
     "HARD_SWISH": lambda n, x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0,
     "ABS": lambda n, x: np.abs(x),
     "EXP": lambda n, x: np.exp(x),
+    "LOG": lambda n, x: np.log(x),
     "NEG": lambda n, x: -x,
     "SQRT": lambda n, x: np.sqrt(x),
     "RSQRT": lambda n, x: 1.0 / np.sqrt(x),
@@ -72,12 +73,12 @@ _REAL: dict[str, RealFunction] = {
 def _through_real(node: Node, src: Tensor, out: Tensor, q: np.ndarray) -> np.ndarray:
     """Any function by double arithmetic: dequantize, evaluate, round half away from zero.
 
-    Where the function is not finite or not defined (SQRT and RSQRT of x < 0), the argument counts
+    Where the function is not finite or not defined (LOG, SQRT and RSQRT of x < 0), the argument counts
     as 0; infinities saturate.
     """
     a, b = per_tensor(src), per_tensor(out)
     x = (q - a.zp).astype(np.float64) * a.s
-    if node.type in ("SQRT", "RSQRT"):
+    if node.type in ("LOG", "SQRT", "RSQRT"):
         x = np.maximum(x, 0.0)
     with np.errstate(over="ignore", divide="ignore"):
         y = _REAL[node.type](node, x) / b.s
@@ -274,6 +275,7 @@ _INTEGER: dict[str, IntegerKernel] = {
     "LEAKY_RELU": _leaky_relu,
     "RSQRT": _rsqrt,
     "EXP": _through_real,
+    "LOG": _through_real,
     "NEG": _through_real,
     "SQRT": _through_real,
     "GELU": _through_real,

@@ -183,6 +183,7 @@ BUILDERS: dict[str, Builder] = {
     "HARD_SWISH": _unary(F.hardswish),
     "ABS": _unary(torch.abs),
     "EXP": _unary(torch.exp),
+    "LOG": _unary(torch.log),
     "NEG": _unary(torch.neg),
     "SQRT": _unary(torch.sqrt),
     "RSQRT": _unary(torch.rsqrt),
