@@ -187,6 +187,18 @@ def test_other_machines_code_is_not_tuned_here() -> None:
         tune.measure_here(graph, foreign)
 
 
+def test_emulation_gives_no_times(tmp_path: Path) -> None:
+    graph, x = opgen.conv_2d(np.random.default_rng(3))
+    foreign = isa.CpuTarget("riscv64-linux-gnu", "generic")
+    with pytest.raises(DeviceError, match="no latency"):
+        runner.time_model(tmp_path, graph, foreign, x)
+
+
+def test_armv9_cores_keep_to_instructions_that_can_be_emulated() -> None:
+    x2 = isa.aarch64("cortex-x2")
+    assert x2.dot.name == "sdot" and {"-sve", "-sve2"} <= set(x2.features)
+
+
 def test_a_runner_that_is_not_there_is_a_device_error(tmp_path: Path) -> None:
     graph, x = opgen.conv_2d(np.random.default_rng(3))
     with pytest.raises(DeviceError, match="cannot be started"):

@@ -94,23 +94,18 @@ class CpuTarget:
 
 #: Arm cores with dot product instructions (Armv8.2-A with FEAT_DotProd, or later).
 _ARM_DOTPROD = frozenset(
-    [
-        "cortex-a55",
-        "cortex-a75",
-        "cortex-a76",
-        "cortex-a77",
-        "cortex-a78",
-        "cortex-a510",
-        "cortex-a710",
-        "cortex-a715",
-        "cortex-x1",
-        "cortex-x2",
-        "cortex-x3",
-        "cortex-x4",
-        "neoverse-n1",
-        "neoverse-n2",
-        "neoverse-v1",
-    ]
+    {
+        *("cortex-a55", "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "cortex-x1"),
+        *("neoverse-n1", "neoverse-v1"),
+    }
+)
+#: Armv9 cores. Their SVE, and Int8 matrix products, are switched off: the kernels are written for
+#: 128-bit vectors and dot products, and the code can then be run under emulation of an older core.
+_ARMV9 = frozenset(
+    {
+        *("cortex-a510", "cortex-a520", "cortex-a710", "cortex-a715", "cortex-a720"),
+        *("cortex-x2", "cortex-x3", "cortex-x4", "neoverse-n2", "neoverse-v2"),
+    }
 )
 #: What QEMU calls the cores it models; the others are run as the nearest one with their features.
 _QEMU = {"cortex-a53": "cortex-a53", "cortex-a55": "cortex-a76", "cortex-a72": "cortex-a72"}
@@ -123,7 +118,9 @@ def aarch64(cpu: str, features: Iterable[str] = ()) -> CpuTarget:
     newer than some distributions), else as Cortex-A53.
     """
     wanted = [f if f[:1] in "+-" else f"+{f}" for f in features]
-    has_dot = (cpu in _ARM_DOTPROD or "+dotprod" in wanted) and "-dotprod" not in wanted
+    if cpu in _ARMV9:
+        wanted += [f for f in ("-sve", "-sve2", "-i8mm") if f"+{f[1:]}" not in wanted]
+    has_dot = (cpu in _ARM_DOTPROD | _ARMV9 or "+dotprod" in wanted) and "-dotprod" not in wanted
     if has_dot and "+dotprod" not in wanted:
         wanted.append("+dotprod")
     if "+neon" not in wanted:

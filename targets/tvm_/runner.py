@@ -117,6 +117,15 @@ def _read(path: Path, graph: Graph, names: Sequence[str], samples: int) -> list[
     return out
 
 
+def _real(target: CpuTarget) -> None:
+    """Times are taken on real silicon only."""
+    if target.arch != platform.machine():
+        raise DeviceError(
+            f"{target.arch} code runs here under emulation, whose wall-clock is no latency; "
+            "a device of that kind is needed"
+        )
+
+
 def run(
     folder: Path,
     graph: Graph,
@@ -162,7 +171,8 @@ def time_model(
     timeout_s: float = TIMEOUT_S,
 ) -> list[float]:
     """Milliseconds of each of ``repeats`` inferences of the first sample, one thread, after a
-    warm-up. Under emulation these are no latencies; callers must not show them."""
+    warm-up. DeviceError where the code would run under emulation."""
+    _real(target)
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "in.bin"
         _write(graph, inputs, source, 1)
@@ -180,7 +190,9 @@ def time_layers(
     fastest: bool = False,
     timeout_s: float = TIMEOUT_S,
 ) -> dict[str, float]:
-    """Median (or least) milliseconds of each function of the model, in execution order."""
+    """Median (or least) milliseconds of each function of the model, in execution order. DeviceError
+    where the code would run under emulation."""
+    _real(target)
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "in.bin"
         _write(graph, inputs, source, 1)
