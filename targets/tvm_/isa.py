@@ -96,15 +96,17 @@ class CpuTarget:
 _ARM_DOTPROD = frozenset(
     {
         *("cortex-a55", "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "cortex-x1"),
-        *("neoverse-n1", "neoverse-v1"),
+        "neoverse-n1",
     }
 )
-#: Armv9 cores. Their SVE, and Int8 matrix products, are switched off: the kernels are written for
-#: 128-bit vectors and dot products, and the code can then be run under emulation of an older core.
-_ARMV9 = frozenset(
+#: Cores with SVE (Armv9, and Neoverse V1). It, and int8 matrix products, are switched off: the
+#: kernels are written for 128-bit vectors and dot products, and the code can then be run under
+#: emulation of an older core.
+_SVE = frozenset(
     {
         *("cortex-a510", "cortex-a520", "cortex-a710", "cortex-a715", "cortex-a720"),
-        *("cortex-x2", "cortex-x3", "cortex-x4", "neoverse-n2", "neoverse-v2"),
+        *("cortex-x2", "cortex-x3", "cortex-x4", "neoverse-n2", "neoverse-v1"),
+        "neoverse-v2",
     }
 )
 #: What QEMU calls the cores it models; the others are run as the nearest one with their features.
@@ -118,9 +120,9 @@ def aarch64(cpu: str, features: Iterable[str] = ()) -> CpuTarget:
     newer than some distributions), else as Cortex-A53.
     """
     wanted = [f if f[:1] in "+-" else f"+{f}" for f in features]
-    if cpu in _ARMV9:
+    if cpu in _SVE:
         wanted += [f for f in ("-sve", "-sve2", "-i8mm") if f"+{f[1:]}" not in wanted]
-    has_dot = (cpu in _ARM_DOTPROD | _ARMV9 or "+dotprod" in wanted) and "-dotprod" not in wanted
+    has_dot = (cpu in _ARM_DOTPROD | _SVE or "+dotprod" in wanted) and "-dotprod" not in wanted
     if has_dot and "+dotprod" not in wanted:
         wanted.append("+dotprod")
     if "+neon" not in wanted:
