@@ -95,8 +95,8 @@ class QuantizeOptions:
     cross-layer equalization first (helps per-tensor weights and depthwise nets).
     """
 
-    observer: Observer = "auto"
-    percentile: float = 99.99
+    observer: Observer = "percentile"
+    percentile: float = 99.999
     per_channel: bool = True
     per_channel_dense: bool = False
     bias_correction: bool = True
@@ -132,7 +132,7 @@ def quantize(
                 f"model '{graph.name}' is partly quantized already (tensor '{t.name}' is {t.dtype}); "
                 "quantization takes a float model"
             )
-    g = clean(lower(clean(graph)))
+    g = _global_pools(clean(lower(clean(graph))))
     if options.equalize:
         g = equalize(g)
     stats = calibrate(g, inputs, options.observer, progress)
@@ -141,6 +141,21 @@ def quantize(
     if progress:
         progress(f"quantizing ({options.observer})")
     return _Quantizer(g, stats, options).build()
+
+
+def _global_pools(graph: Graph) -> Graph:
+    """Global average pools as MEAN: the same values, but TFLite's int8 average pool has to keep its
+    input's scale, which is made for peaks and far too coarse for their mean. MEAN has a scale of its
+    own (on ResNet-8 the logits' mean squared error falls to a third)."""
+    g = graph.copy()
+    for i, n in enumerate(g.nodes):
+        if n.type != "AVERAGE_POOL_2D" or n.attr("activation", "NONE") != "NONE":
+            continue
+        x, y = g.tensor(n.inputs[0]), g.tensor(n.outputs[0])
+        whole = tuple(n.attrs["filter"]) == x.shape[1:3] and y.shape[1:3] == (1, 1)
+        if whole and n.attrs["padding"] in ("VALID", "SAME", (0, 0, 0, 0)):
+            g.nodes[i] = n.with_(type="MEAN", attrs={"axes": (1, 2), "keep_dims": True})
+    return g.validate()
 
 
 #: What ``auto`` tries: observer and percentile.
