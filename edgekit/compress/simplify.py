@@ -64,7 +64,11 @@ def simplify(graph: Graph, *, dead_channels: bool = True, fold_float: bool = Fal
     before = total_macs(graph), total_parameters(graph)
     g = clean(graph)
     dead = DeadChannels()
-    if dead_channels:
-        g, dead = eliminate(g, fold_float=fold_float)
+    while dead_channels:  # a folded branch may leave channels of its inputs unread
+        g, found = eliminate(g, fold_float=fold_float)
+        for r in found.removed.values():
+            dead.add(r.tensor, r.before, r.constant, r.unread)
         g = drop_identities(fold_constants(fold_constant_branches(g)))
+        if not found.channels:
+            break
     return Simplified(g, dead, before[0], total_macs(g), before[1], total_parameters(g))
