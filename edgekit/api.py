@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgekit.compress import QuantizeOptions
     from edgekit.devices.base import Device
     from edgekit.graph.ir import Graph
+    from edgekit.pipeline import Prepared
     from edgekit.targets.base import Backend, CompileOptions, Progress
     from edgekit.targets.schema import Target
 
@@ -110,7 +112,7 @@ def compile(
     dead channels (lossless). Raises UnsupportedError naming each node the engine cannot take,
     DoesNotFitError with both numbers when flash or RAM would not do.
     """
-    from edgekit.formats import ekg
+    from edgekit.engines import first_usable
     from edgekit.pipeline import CALIBRATION_SAMPLES, prepare
     from edgekit.targets import registry
     from edgekit.targets.base import CompileOptions
@@ -118,12 +120,16 @@ def compile(
     options = options or CompileOptions()
     chosen = registry.get_target(target)
     backend = registry.get_backend(chosen.family)
-    engine = _engine(backend, chosen, options.engine)
+    if options.engine != "auto":
+        _check_engine(backend, chosen, options.engine)
     dataset = _dataset(data)
     with new_folder(Path(out)) as folder:
         if progress:
             progress("loading the model")
         graph = load(model, input_shapes) if isinstance(model, (str, Path)) else model
+        engine = options.engine
+        if engine == "auto":
+            engine = first_usable(backend, chosen, graph, dataset is not None)
         ready = prepare(
             graph,
             needs_int8=backend.needs_int8(chosen, engine),
@@ -133,49 +139,55 @@ def compile(
             samples=calibration_samples or CALIBRATION_SAMPLES,
             progress=progress,
         )
-        missing = backend.supports(ready.graph, chosen, engine)
-        if missing:
-            listed = "; ".join(f"node '{u.node}' ({u.op}): {u.reason}" for u in missing[:5])
-            more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise UnsupportedError(
-                f"engine '{engine}' of target '{chosen.name}' cannot take the model: {listed}{more}"
-            )
-        compiled = backend.compile(
-            ready.graph,
-            chosen,
-            folder,
-            CompileOptions(engine, options.optimize, options.extra),
-            progress,
-        )
-        graphs = {"graph": ready.graph}
-        if ekg.write_bytes(ready.reference) != ekg.write_bytes(ready.graph):
-            graphs["reference"] = ready.reference
-        if ready.source is not None:
-            graphs["source"] = ready.source
-        write_manifest(
-            folder,
-            model=_model_entry(model, graph),
-            recipe={**ready.recipe, "engine": engine, "optimize": options.optimize},
-            target=chosen,
-            compiled=compiled,
-            graphs=graphs,
-        )
+        entry = _model_entry(model, graph)
+        _build(folder, ready, entry, backend, chosen, replace(options, engine=engine), progress)
     return Artifact.open(out, check=False)
 
 
-def _engine(backend: Backend, target: Target, wanted: str) -> str:
+def _build(
+    folder: Path,
+    ready: Prepared,
+    model: Mapping[str, Any],
+    backend: Backend,
+    target: Target,
+    options: CompileOptions,
+    progress: Progress | None,
+) -> Artifact:
+    """Compile a prepared graph with one engine into an empty folder, and write the manifest."""
+    from edgekit.formats import ekg
+
+    engine = options.engine
+    missing = backend.supports(ready.graph, target, engine)
+    if missing:
+        listed = "; ".join(f"node '{u.node}' ({u.op}): {u.reason}" for u in missing[:5])
+        more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UnsupportedError(
+            f"engine '{engine}' of target '{target.name}' cannot take the model: {listed}{more}"
+        )
+    compiled = backend.compile(ready.graph, target, folder, options, progress)
+    graphs = {"graph": ready.graph}
+    if ekg.write_bytes(ready.reference) != ekg.write_bytes(ready.graph):
+        graphs["reference"] = ready.reference
+    if ready.source is not None:
+        graphs["source"] = ready.source
+    write_manifest(
+        folder,
+        model=model,
+        recipe={**ready.recipe, "engine": engine, "optimize": options.optimize},
+        target=target,
+        compiled=compiled,
+        graphs=graphs,
+    )
+    return Artifact.open(folder, check=False)
+
+
+def _check_engine(backend: Backend, target: Target, wanted: str) -> None:
     engines = list(backend.engines(target))
-    if wanted == "auto":
-        usable = [e for e in engines if e.usable]
-        if not usable:
-            reasons = "; ".join(f"{e.name}: {e.why_not}" for e in engines)
-            raise InputError(f"target '{target.name}' has no usable engine here ({reasons})")
-        return usable[0].name
     for e in engines:
         if e.name == wanted:
             if not e.usable:
                 raise InputError(f"engine '{wanted}' cannot be used on this machine: {e.why_not}")
-            return wanted
+            return
     names = ", ".join(e.name for e in engines)
     raise InputError(f"target '{target.name}' has no engine '{wanted}'; it has {names}")
 
@@ -305,30 +317,36 @@ def deploy(
     """compile, profile, verify, report. ``data`` calibrates (float models) and, unless ``val`` is
     given, verifies. Returns ``{"artifact", "engine", "profile", "verify", "report", "engines"}``; a
     failed check is in ``verify``, not raised."""
+    from edgekit.engines import several, single_row
     from edgekit.targets import registry
 
     dataset = _dataset(data)
     assert dataset is not None
     checks = _dataset(val) or dataset
-    _check_device(device, registry.get_target(target))
-    art = compile(
-        model,
-        target,
-        out,
-        data=dataset,
-        options=options,
-        quantize=quantize,
-        simplify=simplify,
-        calibration_samples=calibration_samples,
-        input_shapes=input_shapes,
-        progress=progress,
-    )
-    if progress:
-        progress("profiling")
-    costs = profile(art, device=device, data=checks)
-    art.store_result("profile", costs)
-    checked = verify(art, checks, device=device, samples=samples, progress=progress)
-    art.store_result("verify", checked)
+    chosen = registry.get_target(target)
+    _check_device(device, chosen)
+    settings: dict[str, Any] = {
+        "options": options,
+        "quantize": quantize,
+        "simplify": simplify,
+        "calibration_samples": calibration_samples,
+        "input_shapes": input_shapes,
+        "progress": progress,
+    }
+    wanted = "auto" if options is None else options.engine
+    if wanted == "auto" and several(registry.get_backend(chosen.family), chosen):
+        art, rows = _fastest(model, chosen, out, dataset, checks.head(samples), device, **settings)
+        costs, checked = art.result("profile"), art.result("verify")
+        assert costs is not None and checked is not None
+    else:
+        art = compile(model, target, out, data=dataset, **settings)
+        if progress:
+            progress("profiling")
+        costs = profile(art, device=device, data=checks)
+        art.store_result("profile", costs)
+        checked = verify(art, checks, device=device, samples=samples, progress=progress)
+        art.store_result("verify", checked)
+        rows = [single_row(art, costs, checked)]
     page = Path(out) / "report.html"
     report(art, page)
     return {
@@ -337,17 +355,65 @@ def deploy(
         "profile": costs,
         "verify": checked,
         "report": str(page),
-        "engines": [
-            {
-                "name": art.engine,
-                "supported": True,
-                "verified": checked["mismatched_bytes"] == 0,
-                "total": costs["total"],
-                "kind": costs["kind"],
-                "reason": None,
-            }
-        ],
+        "engines": rows,
     }
+
+
+def _fastest(
+    model: str | Path | Graph,
+    target: Target,
+    out: str | Path,
+    data: Dataset,
+    checks: Dataset,
+    device: str | None,
+    *,
+    options: CompileOptions | None,
+    quantize: QuantizeOptions | None,
+    simplify: bool,
+    calibration_samples: int | None,
+    input_shapes: Shapes | None,
+    progress: Progress | None,
+) -> tuple[Artifact, list[dict[str, Any]]]:
+    """Every engine of the target, the fastest verified one in ``out`` (:mod:`edgekit.engines`)."""
+    from edgekit.engines import try_all
+    from edgekit.pipeline import CALIBRATION_SAMPLES, prepare
+    from edgekit.targets import registry
+    from edgekit.targets.base import CompileOptions
+
+    backend = registry.get_backend(target.family)
+    known: dict[bool, Prepared] = {}  # the model is quantized once for all engines that need it
+    with new_folder(Path(out)) as folder:
+        if progress:
+            progress("loading the model")
+        graph = load(model, input_shapes) if isinstance(model, (str, Path)) else model
+        entry = _model_entry(model, graph)
+
+        def build(engine: str, place: Path) -> Artifact:
+            int8 = backend.needs_int8(target, engine)
+            if int8 not in known:
+                known[int8] = prepare(
+                    graph,
+                    needs_int8=int8,
+                    data=data,
+                    options=quantize,
+                    simplify_dead=simplify,
+                    samples=calibration_samples or CALIBRATION_SAMPLES,
+                    progress=progress,
+                )
+            chosen = replace(options or CompileOptions(), engine=engine)
+            return _build(place, known[int8], entry, backend, target, chosen, progress)
+
+        _, rows = try_all(
+            backend,
+            target,
+            graph,
+            checks,
+            folder,
+            build,
+            lambda art: _open_device(art, backend, device),
+            progress,
+        )
+    return Artifact.open(out, check=False), rows
 
 
 def emulate(

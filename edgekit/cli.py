@@ -261,7 +261,7 @@ def verify(
     document = api.verify(artifact, data, device=device, samples=samples, progress=progress)
     emit(document, json, display.verification)
     store(artifact, "verify", document)
-    if document["mismatched_bytes"]:
+    if not document["passed"]:
         raise typer.Exit(1)
 
 
@@ -315,7 +315,7 @@ def deploy(
         progress=progress,
     )
     emit(document, json, display.deployed)
-    if document["verify"]["mismatched_bytes"]:
+    if not document["verify"]["passed"]:
         raise typer.Exit(1)
 
 

@@ -143,6 +143,13 @@ def compiled(d: Mapping[str, Any]) -> None:
     ]
     c.print(_rows(_table("layer", "op", "kernel", ">MACs", ">flash"), rows))
     m = d["memory"]
+    reasons = [
+        (p["name"], f"{p['op']} on the {p['variant']}: {p['details']['reason']}")
+        for p in d["plan"]
+        if p.get("details", {}).get("reason")
+    ]
+    if reasons:  # what an accelerator left to the processor beside it
+        c.print(_facts(reasons))
     c.print(
         _facts(
             [
@@ -169,17 +176,17 @@ def profile(d: Mapping[str, Any]) -> None:
     measured = any(la["time_ms"] is not None for la in d["layers"])
     columns = ["layer", "op", ">MACs"]
     columns += [">ms (measured)"] if measured else []
-    if d["total"]["instructions"] is not None:
-        columns += [
-            f">instructions ({kinds.get('instructions', d['kind'])})",
-            f">cycles ({kinds.get('cycles', d['kind'])})",
-        ]
+    counted = [
+        k
+        for k in ("instructions", "cycles")
+        if d["total"][k] is not None or (not measured and any(la[k] for la in d["layers"]))
+    ]
+    columns += [f">{k} ({kinds.get(k, d['kind'])})" for k in counted]
     rows = []
     for la in d["layers"]:
         row: list[Any] = [la["name"], la["op"], number(la["macs"])]
         row += [number(la["time_ms"])] if measured else []
-        if d["total"]["instructions"] is not None:
-            row += [number(la["instructions"]), number(la["cycles"])]
+        row += [number(la[k]) for k in counted]
         rows.append(row)
     c.print(_rows(_table(*columns), rows))
     _totals(c, d)
@@ -192,6 +199,9 @@ def _totals(c: Console, d: Mapping[str, Any]) -> None:
         if total[key] is not None:
             name = "latency" if key == "latency_ms" else key
             pairs.append((name, f"{number(total[key])}{unit} ({kinds.get(key, d['kind'])})"))
+    if d["details"].get("complete") is False:
+        without = [la["name"] for la in d["layers"] if la.get("not_costed")]
+        pairs.append(("not counted", f"{', '.join(without[:5])}: the total is incomplete"))
     parts = ", ".join(
         f"{k.removesuffix('_bytes')} {number(v)}"
         for k, v in memory.items()
@@ -206,7 +216,7 @@ def _totals(c: Console, d: Mapping[str, Any]) -> None:
 
 def verification(d: Mapping[str, Any]) -> None:
     c = _console()
-    good = d["mismatched_bytes"] == 0
+    good, criterion = d["passed"], d["criterion"]
     verdict = Text(
         f"{number(d['mismatched_bytes'])} of {number(d['bytes'])} bytes differ over "
         f"{number(d['samples'])} samples",
@@ -214,10 +224,21 @@ def verification(d: Mapping[str, Any]) -> None:
     )
     pairs: list[tuple[str, Any]] = [
         ("verify", verdict),
+        ("what was run", d.get("verified")),
         ("oracle", d["oracle"]),
         ("device", d["device"]),
     ]
-    if not good:
+    if not criterion["exact"]:
+        error = "not finite" if criterion["error"] is None else f"{criterion['error']:.2g}"
+        text = f"{criterion['measure']}: {error} (limit {criterion['error_limit']:g})"
+        if criterion["argmax_agreement"] is not None:
+            text += (
+                f", same class: {percent(criterion['argmax_agreement'])} "
+                f"(limit {percent(criterion['argmax_limit'])})"
+            )
+        style = "green" if good else "bold red"
+        pairs.append((f"{criterion['precision']} tolerance", Text(text, style=style)))
+    if d["mismatched_bytes"]:
         pairs.append(("largest difference", number(d["max_abs_diff"])))
     if d["accuracy"] is not None:
         pairs.append(
@@ -225,7 +246,7 @@ def verification(d: Mapping[str, Any]) -> None:
              f"{percent(d['reference_accuracy'])} for {d['reference']}")
         )  # fmt: skip
     layer = d["first_divergent_layer"]
-    if layer is not None:
+    if layer is not None and (criterion["exact"] or not good):
         where = layer["layer"] or layer.get("reason")
         text = f"{where}"
         if layer["layer"] is not None:
@@ -240,7 +261,31 @@ def verification(d: Mapping[str, Any]) -> None:
 def deployed(d: Mapping[str, Any]) -> None:
     profile(d["profile"])
     verification(d["verify"])
+    if len(d["engines"]) > 1:
+        engines(d)
     _console().print(_facts([("artifact", d["artifact"]), ("report", d["report"])]))
+
+
+def engines(d: Mapping[str, Any]) -> None:
+    """The table of ``--engine auto``."""
+    rows = []
+    for e in d["engines"]:
+        total = e["total"] or {}
+        latency, instructions = total.get("latency_ms"), total.get("instructions")
+        rows.append(
+            (
+                Text(e["name"], style="bold green" if e["name"] == d["engine"] else ""),
+                e["precision"] or "",
+                "yes" if e["verified"] else "no",
+                "exact" if e["exact"] else "tolerance",
+                f"{number(latency)} ms" if latency is not None else "-",
+                number(instructions),
+                e["kind"] or "",
+                "kept" if e["name"] == d["engine"] else e["reason"] or "slower",
+            )
+        )
+    columns = ("engine", "type", "verified", "held to", ">latency", ">instructions", "kind", "")
+    _console().print(_rows(_table(*columns), rows))
 
 
 def emulation(d: Mapping[str, Any]) -> None:

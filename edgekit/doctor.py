@@ -24,7 +24,8 @@ _PACKAGES = (
     ("onnxscript", "torch models", "pip install 'edgekit[torch]'"),
     ("h5py", "Keras .h5 and .keras models", "pip install 'edgekit[keras]'"),
     ("tensorflow", "SavedModel folders", "pip install 'edgekit[tensorflow]'"),
-    ("onnxruntime", "comparing with ONNX Runtime", "pip install 'edgekit[onnxruntime]'"),
+    ("onnxruntime", "engine onnxruntime of x86-64 targets", "pip install 'edgekit[onnxruntime]'"),
+    ("ethos-u-vela", "Ethos-U targets (family npu)", "pip install 'edgekit[npu]'"),
     ("tflite-micro", "an independent oracle for verify", "pip install 'edgekit[oracle]'"),
 )
 #: program, needed for, how to get it
@@ -40,6 +41,7 @@ _PROGRAMS = (
         "the gcc toolchain of the mcu family",
         "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi",
     ),
+    ("qemu-aarch64", "the virtual 64-bit Arm (virtual:aarch64)", "apt-get install qemu-user"),
     ("cmake", "building the kernels on the host", "apt-get install cmake"),
 )
 

@@ -21,6 +21,10 @@ from edgekit.devices.base import Device
 from edgekit.errors import EdgekitError
 from edgekit.graph.ir import Graph
 from edgekit.targets.base import Backend, Progress
+from edgekit.tolerance import judge
+
+#: Outputs of the oracle that are known already, by what they were computed from.
+Oracles = dict[str, tuple[list[np.ndarray], str]]
 
 #: Arena the interpreter is given, bytes; generous because it costs nothing on the host.
 _ARENA = 32 << 20
@@ -108,18 +112,26 @@ def verify(
     device: Device,
     data: Dataset,
     progress: Progress | None = None,
+    oracles: Oracles | None = None,
 ) -> dict[str, Any]:
-    """The document of ``verify --json``.
+    """The document of ``verify --json``. oracles: kept between artifacts of one model and ``data``.
 
     ``samples``, ``mismatched_bytes`` and ``max_abs_diff`` (stored values) over all outputs;
     ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, by the
-    first output that holds classes; null without labels or classes); ``oracle``;
+    first output that holds classes; null without labels or classes); ``verified``: what was run (a
+    backend that cannot run what it deploys says so in ``Compiled.details["verified"]``); ``oracle``;
     ``first_divergent_layer`` (null when all bytes agree): the first layer, in execution order, of
-    the first differing sample whose bytes differ.
+    the first differing sample whose bytes differ. ``passed``: no byte differs, or for an engine that
+    is not exact, ``criterion`` (:mod:`edgekit.tolerance`) is met.
     """
     reference = artifact.reference
     inputs = model_inputs(reference, data)
-    expected, oracle = oracle_outputs(reference, inputs, progress)
+    files = artifact.manifest["files"]
+    key = str(files.get("reference.ekg", files["graph.ekg"]))
+    oracles = {} if oracles is None else oracles
+    if key not in oracles:
+        oracles[key] = oracle_outputs(reference, inputs, progress)
+    expected, oracle = oracles[key]
     if progress:
         progress(f"{device.name}: {len(inputs[0])} samples")
     got = backend.run(artifact, device, inputs, progress=progress).outputs
@@ -137,6 +149,10 @@ def verify(
             bad = first if bad < 0 else min(bad, first)
     labels = data.y
     source = artifact.source
+    criterion: dict[str, Any] = {"exact": True, "passed": mismatched == 0}
+    if not artifact.details.get("exact", True):
+        precision = artifact.details["precision"]
+        criterion = judge(reference, precision, expected, got, labels is not None)
     if labels is None:
         ours = theirs = None
     else:
@@ -151,11 +167,14 @@ def verify(
         "device": device.name,
         "target": artifact.target.name,
         "engine": artifact.engine,
+        "verified": artifact.details.get("verified", "the deployed program, run on the device"),
         "oracle": oracle,
         "samples": len(inputs[0]),
+        "passed": criterion["passed"],
+        "criterion": criterion,
         "bytes": int(sum(g.nbytes for g in got)),
         "mismatched_bytes": mismatched,
-        "max_abs_diff": largest if largest % 1 else int(largest),
+        "max_abs_diff": _plain(largest),
         "accuracy": ours,
         "reference_accuracy": theirs,
         "reference": "the float source model"
@@ -166,6 +185,13 @@ def verify(
         if bad < 0
         else first_divergence(artifact, backend, device, [a[bad : bad + 1] for a in inputs], bad),
     }
+
+
+def _plain(value: float) -> float | int | None:
+    """For JSON: whole numbers as such, None for what is no number."""
+    if not np.isfinite(value):
+        return None
+    return value if value % 1 else int(value)
 
 
 def _float_output(source: Graph, data: Dataset, which: int) -> np.ndarray:

@@ -43,7 +43,10 @@ if [ "$purpose" = dev ]; then
     need arm-none-eabi-gcc gcc-arm-none-eabi
     find /usr/lib/arm-none-eabi -name rdimon.specs 2>/dev/null | grep -q . ||
         packages="$packages libnewlib-arm-none-eabi"
+    [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ] ||
+        packages="$packages libc6-arm64-cross libstdc++6-arm64-cross"
     need cmake cmake
+    need qemu-aarch64 qemu-user # not qemu-user-static: only this one takes plug-ins
     need chromium chromium
 fi
 if [ -n "$packages" ]; then

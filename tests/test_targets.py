@@ -52,7 +52,10 @@ def board(tmp_path: Path):
     return write
 
 
-@pytest.mark.parametrize("name", target_names())
+MCU = [name for name in target_names() if get_target(name).family == "mcu"]
+
+
+@pytest.mark.parametrize("name", MCU)
 def test_every_shipped_target_is_complete(name: str) -> None:
     target = get_target(name)
     mcu = config.parse(target)
@@ -92,7 +95,7 @@ def test_unknown_names_are_refused_with_near_matches() -> None:
         get_target("cortex-m5")
     with pytest.raises(InputError, match="'edgekit targets' lists"):
         get_target("toaster")
-    with pytest.raises(InputError, match="there are mcu"):
+    with pytest.raises(InputError, match=r"there are .*\bmcu\b"):
         get_family("toaster")
 
 
@@ -109,7 +112,7 @@ def test_a_users_own_file(board) -> None:
         ("role: ram,", "role: rom,", r"field 'memories.1.role'.*'flash', 'ram'"),
         ("board: prototype 3", "", r"field 'board': Field required"),
         ("source: its", "sauce: x\nsource: its", r"field 'sauce'"),
-        ("family: mcu", "family: gpu", r"target family 'gpu' is not installed; there are mcu"),
+        ("family: mcu", "family: gpu", r"target family 'gpu' is not installed; there are .*mcu"),
         ("name: my-board", "name: My Board", r"field 'name'"),
         ("name: flash, role", "name: ram, role", r"two memories have the same name"),
         (BOARD, "]", r"is not YAML"),

@@ -1,10 +1,12 @@
-"""Device names to devices: ``host``, ``virtual:<core>``, ``virtual:<core>@unicorn|qemu``."""
+"""Device names to devices: ``host``, ``virtual:<core>``, ``virtual:<core>@unicorn|qemu``,
+``virtual:aarch64``."""
 
 from __future__ import annotations
 
 import importlib.util
 from typing import Any
 
+from edgekit.devices import aarch64
 from edgekit.devices.base import Device, TransportInfo
 from edgekit.devices.cores import CORES, get_core
 from edgekit.errors import InputError
@@ -16,19 +18,33 @@ def open_device(name: str, *, target: Any = None) -> Device:
     """Open the device called ``name``, ready for use; close it, or use it in a ``with`` statement.
 
     name: ``host``; ``virtual:cortex-m0plus|m3|m4|m7|m33|m55`` with an optional ``@unicorn`` or
-    ``@qemu`` (default: Unicorn, QEMU for the Cortex-M55). target: an
+    ``@qemu`` (default: Unicorn, QEMU for the Cortex-M55); ``virtual:aarch64`` or
+    ``virtual:cortex-a53|a72|a76``. target: an
     :class:`edgekit.targets.schema.Target`; memories with a base address become memory of a virtual
     device. Raises InputError for unknown names, ToolchainError when an emulator is missing.
+
+    Any other name is offered to the backend of the target's family, if that has a method
+    ``open_device(name, target) -> Device | None`` (:class:`edgekit.targets.base.OpensDevices`).
     """
     if name == "host":
         from edgekit.devices.local import LocalDevice
 
         return LocalDevice()
     if name.startswith("virtual:"):
+        if name.removeprefix("virtual:") in aarch64.NAMES:
+            return aarch64.Aarch64Device(name, target)
         return _open_virtual(name, target)
+    if target is not None:
+        from edgekit.targets.base import OpensDevices
+        from edgekit.targets.registry import get_backend  # plug-ins know devices, not we them
+
+        backend = get_backend(target.family)
+        device = backend.open_device(name, target) if isinstance(backend, OpensDevices) else None
+        if device is not None:
+            return device
     raise InputError(
         f"device '{name}' is not known; there are host and virtual:<core> "
-        f"(cores: {', '.join(CORES)}; see 'edgekit devices')"
+        f"(cores: {', '.join([*CORES, *aarch64.NAMES])}; see 'edgekit devices')"
     )
 
 
@@ -65,6 +81,7 @@ def list_transports() -> list[TransportInfo]:
         else "the Python package unicorn is missing: pip install unicorn"
     )
     qemu_missing = why_unusable()
+    aarch64_missing = aarch64.why_unusable()
     unicorn_cores = [c for c in CORES.values() if c.unicorn_model]
     qemu_cores = [c for c in CORES.values() if c.machines]
     return [
@@ -80,5 +97,11 @@ def list_transports() -> list[TransportInfo]:
             qemu_missing is None,
             qemu_missing,
             tuple(f"virtual:{c.name}" + ("@qemu" if c.unicorn_model else "") for c in qemu_cores),
+        ),
+        TransportInfo(
+            "qemu-user",
+            aarch64_missing is None,
+            aarch64_missing,
+            tuple(f"virtual:{n}" for n in aarch64.NAMES),
         ),
     ]

@@ -173,6 +173,8 @@ def _verdict(check: Mapping[str, Any] | None) -> tuple[str, str]:
             "good",
             f"verified: 0 wrong bytes in {text.number(text.whole(check.get('samples')))} samples",
         )
+    if check.get("passed") is True:
+        return "good", "verified within its tolerance"
     return "bad", f"failed: {text.number(wrong)} wrong bytes"
 
 

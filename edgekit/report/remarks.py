@@ -76,7 +76,15 @@ def _of_check(verify: Mapping[str, Any] | None) -> Iterator[Remark]:
         )
         return
     wrong = whole(verify.get("mismatched_bytes"))
-    if wrong is None or wrong > 0:
+    if wrong and verify.get("passed") is True:
+        yield Remark(
+            "note",
+            "Not the oracle's bytes",
+            f"{number(wrong)} of {number(whole(verify.get('bytes')))} output bytes differ from the "
+            "oracle's: this engine rounds in its own way and is held to a tolerance, which it keeps; "
+            "engine c gives the oracle's bytes.",
+        )
+    elif wrong is None or wrong > 0:
         yield Remark(
             "bad",
             "Wrong bytes",
@@ -160,7 +168,7 @@ def _of_layers(target: Target, layers: Sequence[Layer], column: Column | None) -
                 "One layer dominates",
                 f"Layer {la.index}, {short(la.name)} ({la.op}), takes {percent(share, 0)} of the {what}.",
             )
-    if not (target.has("dsp") or target.has("mve")):
+    if target.family == "npu" or not (target.has("dsp") or target.has("mve")):
         return
     if target.has("mve") and not any(la.variant.endswith("_mve") for la in layers):
         yield Remark(
@@ -200,7 +208,15 @@ def _of_profile(target: Target, profile: Mapping[str, Any] | None) -> Iterator[R
                     f", times {scale:g}: {details.get('cycle_scale_source') or 'no source named'}"
                 )
             text += ")"
-        yield Remark("note", "Cycles are estimated", text + ". Instruction counts are exact.")
+        exact = mapping(profile.get("total")).get("instructions") is not None
+        text += ". Instruction counts are exact." if exact else "."
+        yield Remark("note", "Cycles are estimated", text)
+    if details.get("complete") is False:
+        yield Remark(
+            "warn",
+            "The total is incomplete",
+            "At least one layer has no cost, so that an inference takes longer than it says here.",
+        )
     if profile.get("target") not in (None, target.name):
         yield Remark(
             "warn",

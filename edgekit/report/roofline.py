@@ -32,7 +32,7 @@ class Roof:
 def roof_of(target: Target) -> Roof | None:
     """The core's peak, from its instruction set; None where it is not a microcontroller."""
     core = target.core
-    if not core.name.startswith("cortex-m"):
+    if target.family == "npu" or not core.name.startswith("cortex-m"):  # the core only assists
         return None
     wide = core.name in ("cortex-m7", "cortex-m55", "cortex-m85")
     bus = 8.0 if wide else 4.0

@@ -27,12 +27,19 @@ Progress = Callable[[str], None]  #: told what is being done, one short line at 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """An engine of a family: can it be used on this machine, and if not, why and what would do."""
+    """An engine of a family: can it be used on this machine, and if not, why and what would do.
+
+    exact: its integer outputs are the oracle's bytes; other engines are held to a tolerance
+    (:mod:`edgekit.tolerance`), and say so in ``Compiled.details`` (``exact``, ``precision``).
+    int8_form_of: the engine that this one is after quantizing a float model, if any.
+    """
 
     name: str
     usable: bool
     why_not: str | None = None
     description: str = ""
+    exact: bool = True
+    int8_form_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +205,17 @@ class Backend(Protocol):
     ) -> Profile:
         """Cost of one inference (on the first sample of ``inputs``, or on a fixed pattern)."""
         ...
+
+
+@runtime_checkable
+class OpensDevices(Protocol):
+    """What a backend may have besides: devices of its own, such as a vendor's estimator.
+
+    Asked by :func:`edgekit.devices.open_device` for names that it does not know itself; None means
+    that the family does not know the name either.
+    """
+
+    def open_device(self, name: str, target: Target) -> Device | None: ...
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,7 @@ class McuBackend:
     ) -> Compiled:
         """``options.extra["toolchain"]``: ``auto`` | ``zig`` | ``gcc``. Raises UnsupportedError
         (every node named), DoesNotFitError (both numbers), ToolchainError."""
-        say = progress or (lambda _text: None)
-        engine = ENGINE if options.engine == "auto" else options.engine
-        _check_engine(engine)
+        _check_engine(options.engine)
         mcu = parse(target)
         choice = str(options.extra.get("toolchain", "auto"))
         unknown = sorted(set(options.extra) - {"toolchain"})
@@ -103,8 +101,22 @@ class McuBackend:
             if mcu.toolchain is None
             else toolchain.arm_compiler(mcu.toolchain, choice)
         )
+        return self.build(graph, mcu, compiler, out, options, progress)
+
+    def build(
+        self,
+        graph: Graph,
+        mcu: McuTarget,
+        compiler: toolchain.Compiler,
+        out: Path,
+        options: CompileOptions,
+        progress: Progress | None = None,
+    ) -> Compiled:
+        """:meth:`compile` with a given compiler; other families build their programs with it."""
+        say = progress or (lambda _text: None)
+        target = mcu.target
         codegen.check_types(graph)
-        missing = self.supports(graph, target, engine)
+        missing = self.supports(graph, target)
         if missing:
             first = missing[0]
             more = ", ".join(f"'{u.node}' ({u.op})" for u in missing[1:6])
@@ -217,7 +229,7 @@ class McuBackend:
         if inputs is None:
             inputs = profile.fixed_pattern(graph)
         _, data = pack_inputs(graph, [np.asarray(x)[:1] for x in inputs])
-        if artifact.manifest["details"]["host"]:
+        if artifact.manifest["details"]["host"] and device.info().kind == "measured":
             return profile.measure_host(artifact, device, data)
         return profile.count_virtual(artifact, device, data)
 

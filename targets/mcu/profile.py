@@ -122,7 +122,7 @@ def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
     result = execute(device, program, ("profile", "in.bin"), [INVOKE, *symbols, END])
     trace = result.trace
     if trace is None:
-        raise DeviceError(f"device '{device.name}' counts no instructions; use a virtual: device")
+        return _uncounted(artifact, device, result)
     sections: dict[str, Count] = {c.name: c for c in trace.sections}
     inside = [sections[s] for s in (INVOKE, *symbols) if s in sections]
     instructions = sum(c.instructions for c in inside)
@@ -169,6 +169,27 @@ def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
                 {"name": f.name, "instructions": f.instructions, "calls": f.calls}
                 for f in trace.functions[:20]
             ],
+        },
+    )
+
+
+def _uncounted(artifact: Any, device: Device, result: RunResult) -> Profile:
+    """A device that cannot count: the figures are absent, memory is still known."""
+    manifest = artifact.manifest
+    return Profile(
+        device=device.name,
+        target=artifact.target.name,
+        engine=manifest["engine"],
+        kind=device.info().kind,
+        instructions=None,
+        cycles=None,
+        latency_ms=None,
+        memory=_memory(manifest, values(result.stdout).get("stack_bytes", 0)),
+        layers=[_layer(row) for row in manifest["plan"]],
+        tools=dict(manifest["tools"]),
+        details={
+            "absent": f"device '{device.name}' counts no instructions here",
+            "device": dict(device.info().details),
         },
     )
 

@@ -331,6 +331,28 @@ def host_compiler(choice: str = "auto") -> Compiler:
     )
 
 
+def process_compiler(triple: str, cpu: str) -> Compiler:
+    """zig's clang for static Linux programs of another (or this) machine.
+
+    triple: ``aarch64-linux-musl``, ``x86_64-linux-musl``. cpu: zig's ``-mcpu``: a model with
+    features to add or drop, such as ``cortex_a76`` or ``x86_64_v4+avx512vnni``. Symbols stay in
+    the program: virtual devices count by them.
+    """
+    _need("zig")
+    zig = zig_program()
+    assert zig is not None
+    machine = (f"--target={triple}", "-fno-sanitize=all")
+    return Compiler(
+        name="zig",
+        version=_version(zig, "version"),
+        cc=(zig, "cc"),
+        link=(zig, "cc"),
+        flags=(*machine, f"-mcpu={cpu}", *_COMMON),
+        # Without -mcpu: zig builds the C library once for the architecture, not once a core.
+        link_flags=(*machine, "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--build-id=none"),
+    )
+
+
 def runtime_library(toolchain: Toolchain) -> Path:
     """zig's compiler-rt for a core, built once and cached: only software floating point needs it.
 

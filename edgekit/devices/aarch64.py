@@ -1,0 +1,299 @@
+"""``virtual:aarch64``: 64-bit Arm Linux programs on QEMU's user-mode emulation.
+
+The CPU model is always pinned (``max`` has scalable vectors that no board in our tables has, and
+programs have been seen to compute nonsense on it). Kind ``simulated``: instructions are exact where
+QEMU takes plug-ins (Debian's ``qemu-user`` does, the static build does not) and absent elsewhere;
+wall-clock time says nothing about the core and is never reported as latency.
+
+A program gets a private working folder, but it is an ordinary process: run only what you trust.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import io
+import os
+import re
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.devices import aarch64_python
+from edgekit.devices.base import Count, DeviceInfo, RunRequest, RunResult, Trace
+from edgekit.devices.sandbox import Sandbox
+from edgekit.errors import DeviceError, InputError, ToolchainError
+
+_PROGRAMS = ("qemu-aarch64", "qemu-aarch64-static")
+_RECORD = struct.Struct("<4Q")  # a record of native/qemu_user_counts.c
+_EXIT_BUDGET, _EXIT_INTERNAL = 71, 70
+
+#: CPU models of QEMU that stand for real cores -> the ISA features that they execute.
+CPUS: dict[str, tuple[str, ...]] = {
+    "cortex-a53": ("neon",),
+    "cortex-a72": ("neon",),
+    "cortex-a76": ("neon", "dotprod", "fp16", "lse"),
+}
+DEFAULT_CPU = "cortex-a53"
+NAMES = ("aarch64", *CPUS)  #: what may follow ``virtual:``
+
+
+def find_qemu() -> str | None:
+    """The emulator's path, one that takes plug-ins first; None when there is none."""
+    found = [p for p in map(shutil.which, _PROGRAMS) if p]
+    return next((p for p in found if has_plugins(p)), found[0] if found else None)
+
+
+def why_unusable() -> str | None:
+    """None when the emulator is there, else what is missing and how to get it."""
+    if find_qemu():
+        return None
+    return "qemu-aarch64 is missing: apt-get install qemu-user (or qemu-user-static)"
+
+
+@functools.cache
+def has_plugins(path: str) -> bool:
+    """Whether this QEMU loads TCG plug-ins (its help names the option)."""
+    return "-plugin" in _output(path, "--help")
+
+
+@functools.cache
+def _version(path: str) -> str:
+    found = re.search(r"version (\S+)", _output(path, "--version"))
+    return f"qemu-user {found.group(1)}" if found else "qemu-user"
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
+
+
+class Aarch64Device:
+    """``virtual:aarch64`` (the CPU model of the target's file) and ``virtual:cortex-a53|a72|a76``."""
+
+    def __init__(self, name: str, target: Any = None) -> None:
+        """target: an :class:`edgekit.targets.schema.Target` whose ``virtual.cpu`` names the model."""
+        missing = why_unusable()
+        if missing:
+            raise ToolchainError(f"{name} needs QEMU's user-mode emulator, and {missing}")
+        self._name = name
+        wanted = name.removeprefix("virtual:")
+        if wanted == "aarch64":
+            wanted = str((getattr(target, "virtual", None) or {}).get("cpu", DEFAULT_CPU))
+        if wanted not in CPUS:
+            raise InputError(f"CPU model '{wanted}' is not emulated; there are {', '.join(CPUS)}")
+        self._cpu = wanted
+        self._qemu = str(find_qemu())
+        self._sandbox = Sandbox()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def counts(self) -> bool:
+        """Whether ``run`` can count instructions."""
+        return has_plugins(self._qemu)
+
+    def info(self) -> DeviceInfo:
+        return DeviceInfo(
+            self._name,
+            "qemu-user",
+            "simulated",
+            f"64-bit Arm Linux on a {self._cpu}, emulated by QEMU; its wall-clock is not latency",
+            {
+                "cpu": self._cpu,
+                "features": list(CPUS[self._cpu]),
+                "backend": _version(self._qemu),
+                "counts_instructions": self.counts,
+            },
+        )
+
+    def push(self, local: Path, remote: str) -> None:
+        self._sandbox.push(local, remote)
+
+    def push_bytes(self, data: bytes, remote: str) -> None:
+        self._sandbox.push_bytes(data, remote)
+
+    def pull(self, remote: str) -> bytes:
+        return self._sandbox.pull(remote)
+
+    def run(self, request: RunRequest) -> RunResult:
+        """Run a pushed, statically linked program, or a ``.py`` file where a Python for the device has
+        been made (:mod:`edgekit.devices.aarch64_python`); scripts have no sections and functions.
+        Without plug-ins a traced run has no trace."""
+        path = self._sandbox.resolve(request.program)
+        if not path.is_file():
+            raise DeviceError(f"the device has no program '{request.program}'; push it first")
+        program = path.read_bytes()
+        environment = {"PATH": os.defpath, "HOME": str(self._sandbox.path), "LC_ALL": "C"}
+        script = request.program.endswith(".py")
+        interpreter: list[str] = []
+        if script:
+            root = aarch64_python.find()
+            if root is None:
+                raise DeviceError(
+                    f"{self._name} has no Python to run '{request.program}' with; make it with "
+                    f"'{aarch64_python.MAKE_IT}'"
+                )
+            interpreter, more = aarch64_python.command(root)
+            environment |= more
+            if request.sections:
+                raise InputError("a script has no functions to begin sections at")
+        else:
+            _check_elf(program, request.program)
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        with tempfile.TemporaryDirectory(prefix="edgekit-qemu-") as scratch:
+            counts = Path(scratch) / "counts"
+            traced = request.trace and self.counts
+            symbols = _Symbols(None if script else program)
+            plugin = self._plugin(request, counts, symbols) if traced else []
+            command = [self._qemu, "-cpu", self._cpu, *plugin, *interpreter, str(path)]
+            command += request.args
+            started = time.monotonic()
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=self._sandbox.path,
+                    input=request.stdin,
+                    capture_output=True,
+                    timeout=request.timeout_s,
+                    check=False,
+                    env=environment,
+                )
+            except subprocess.TimeoutExpired:
+                raise DeviceError(
+                    f"'{request.program}' on {self._name} did not end within {request.timeout_s:g} s"
+                ) from None
+            except OSError as error:
+                raise ToolchainError(f"{self._qemu} cannot be started ({error.strerror})") from None
+            wall = time.monotonic() - started
+            self._check(request, done)
+            trace = self._trace(counts, symbols, request.sections) if traced else None
+        return RunResult(
+            done.returncode,
+            done.stdout.decode("utf-8", "replace"),
+            done.stderr.decode("utf-8", "replace"),
+            wall,
+            trace,
+        )
+
+    def _plugin(self, request: RunRequest, counts: Path, symbols: _Symbols) -> list[str]:
+        from edgekit.devices.native.build import build
+
+        options = [
+            str(build("qemu_user_counts.c")),
+            f"counts={counts}",
+            f"budget={request.max_instructions}",
+            *(f"section={symbols.address(s):#x}" for s in request.sections),
+        ]
+        return ["-plugin", ",".join(options)]
+
+    def _check(self, request: RunRequest, done: subprocess.CompletedProcess[bytes]) -> None:
+        who = f"'{request.program}' on {self._name} ({self._cpu})"
+        errors = done.stderr.decode("utf-8", "replace")
+        if request.trace and done.returncode == _EXIT_BUDGET:
+            raise DeviceError(f"{who} did not end within {request.max_instructions:,} instructions")
+        if request.trace and done.returncode == _EXIT_INTERNAL and "edgekit plugin" in errors:
+            raise ToolchainError(f"counting instructions failed: {errors.strip().splitlines()[-1]}")
+        if done.returncode == -signal.SIGILL:
+            raise DeviceError(
+                f"{who} was ended by an illegal instruction: it was compiled for ISA features that "
+                f"this core does not have (it has {', '.join(CPUS[self._cpu])})"
+            )
+        if done.returncode < 0:
+            raise DeviceError(f"{who} was ended by signal {-done.returncode}")
+
+    def _trace(self, counts: Path, symbols: _Symbols, sections: Sequence[str]) -> Trace:
+        if not counts.is_file():
+            raise ToolchainError(f"{self._qemu} wrote no instruction counts")
+        by_section = [0] * (len(sections) + 1)
+        functions: dict[str, list[int]] = {}
+        for address, size, section, executions in _RECORD.iter_unpack(counts.read_bytes()):
+            by_section[section] += size * executions
+            name, is_entry = symbols.function_at(address)
+            entry = functions.setdefault(name, [0, 0])
+            entry[0] += size * executions
+            entry[1] += executions if is_entry else 0
+        ordered = sorted(functions.items(), key=lambda kv: (-kv[1][0], kv[0]))
+        return Trace(
+            core=self._cpu,
+            backend=_version(self._qemu),
+            instructions=sum(by_section),
+            cycles=None,
+            timing=None,
+            functions=tuple(Count(n, c[0], 0, c[1]) for n, c in ordered),
+            sections=tuple(
+                Count(n, c, 0) for n, c in zip(["", *sections], by_section, strict=True)
+            ),
+        )
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+    def __enter__(self) -> Aarch64Device:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _check_elf(program: bytes, name: str) -> None:
+    """Refuse what QEMU would refuse in its own words: not ELF, another machine, dynamic."""
+    accepted = "a statically linked aarch64 Linux program is accepted"
+    if program[:4] != b"\x7fELF" or len(program) < 64:
+        raise InputError(f"'{name}' is not an ELF program; {accepted}")
+    machine = int.from_bytes(program[18:20], "little")
+    if program[4] != 2 or machine != 183:  # ELFCLASS64, EM_AARCH64
+        raise InputError(f"'{name}' is an ELF program for machine {machine}; {accepted}")
+    if b"/ld-linux-aarch64.so" in program[:4096] or b"/ld-musl-aarch64" in program[:4096]:
+        raise InputError(f"'{name}' needs a dynamic linker; {accepted}")
+
+
+class _Symbols:
+    """Functions of an aarch64 ELF file (of none: no functions)."""
+
+    def __init__(self, program: bytes | None) -> None:
+        from elftools.elf.elffile import ELFFile
+        from elftools.elf.sections import SymbolTableSection
+
+        self._address: dict[str, int] = {}
+        found: dict[int, tuple[str, int]] = {}
+        try:
+            tables = [] if program is None else ELFFile(io.BytesIO(program)).iter_sections()
+            for table in tables:
+                if not isinstance(table, SymbolTableSection):
+                    continue
+                for s in table.iter_symbols():
+                    if s["st_info"]["type"] == "STT_FUNC" and s["st_value"]:
+                        start = int(s["st_value"])
+                        self._address[s.name] = start
+                        found.setdefault(start, (s.name, start + max(4, int(s["st_size"]))))
+        except Exception as error:  # pyelftools raises many kinds on damaged files
+            raise InputError(
+                f"the program is a damaged ELF file ({type(error).__name__})"
+            ) from None
+        self._starts = sorted(found)
+        self._functions = [found[a] for a in self._starts]
+
+    def address(self, name: str) -> int:
+        if name not in self._address:
+            raise InputError(f"the program has no function '{name}' to begin a section at")
+        return self._address[name]
+
+    def function_at(self, address: int) -> tuple[str, bool]:
+        """(name, whether the address is its first instruction)."""
+        i = bisect.bisect_right(self._starts, address) - 1
+        if i < 0 or address >= self._functions[i][1]:
+            return "(no symbol)", False
+        return self._functions[i][0], self._starts[i] == address

@@ -1,0 +1,1 @@
+"""Programs that go to a device as they are."""

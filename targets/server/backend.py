@@ -1,0 +1,61 @@
+"""The backend of the ``server`` family: everything runs on this machine and is measured."""
+
+from __future__ import annotations
+
+import platform
+
+from edgekit.devices.base import Device
+from edgekit.errors import DeviceError
+from edgekit.targets.schema import Target
+from edgekit_targets.engine_backend import EngineBackend
+from edgekit_targets.litert import LiteRt
+from edgekit_targets.native_c import CEngine
+from edgekit_targets.onnxruntime_ import OnnxRuntime
+
+from .config import host_flags, parse
+
+_MACHINES = ("x86_64", "amd64")
+
+
+def _code(target: Target) -> tuple[str, str]:
+    return "x86_64-linux-musl", parse(target).toolchain.cpu
+
+
+def _admit(target: Target, device: Device) -> None:
+    """Refuse a host that is not what the target describes: its time would not be the target's."""
+    if device.name != "host":
+        if device.info().kind != "measured":
+            raise DeviceError(f"target '{target.name}' runs on host, not on {device.name}")
+        return
+    if platform.machine().lower() not in _MACHINES:
+        raise DeviceError(f"target '{target.name}' is x86-64 and this is {platform.machine()}")
+    missing = [f for f in target.core.features if f not in host_flags()]
+    if missing:
+        raise DeviceError(
+            f"this machine lacks {', '.join(missing)}, which target '{target.name}' has; "
+            "run the artifact on such a machine, or compile for x86-64-host"
+        )
+
+
+class ServerBackend(EngineBackend):
+    """x86-64 servers."""
+
+    family = "server"
+
+    def __init__(self) -> None:
+        super().__init__(
+            [
+                CEngine(_code, _admit),
+                OnnxRuntime(admit=_admit),
+                LiteRt(admit=_admit),
+                LiteRt("fp16", admit=_admit),
+                OnnxRuntime("int8", admit=_admit),
+                LiteRt("int8", admit=_admit),
+            ]
+        )
+
+    def check(self, target: Target) -> None:
+        parse(target)
+
+    def default_device(self, target: Target) -> str:
+        return "host"
