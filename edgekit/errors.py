@@ -1,4 +1,4 @@
-"""The errors a user can meet. A leaf module: every package may import it, it imports none.
+"""The errors a user can meet. Every package may import this module; it imports only a leaf.
 
 Every message is one sentence that says what was wrong, where, and what would be accepted; the
 command line prints it alone and exits with :attr:`EdgekitError.exit_code`.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgekit.text import visible
+
 
 class EdgekitError(Exception):
     """Base of every error that edgekit raises on purpose.
@@ -16,6 +18,11 @@ class EdgekitError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        # names come out of files that anyone may have written: a line break or an escape sequence
+        # in one must not break the one-sentence contract, nor reach the terminal
+        super().__init__(visible(str(message)))
 
 
 class InputError(EdgekitError):

@@ -174,3 +174,11 @@ def test_files(tmp_path: Path) -> None:
     assert load(path, input_shapes={"x": (1, 8, 8, 2)}).inputs == ("x",)
     with pytest.raises(FormatError, match="fixed shapes; input 'x' cannot become"):
         load(path, input_shapes={"x": (1, 9, 9, 2)})
+
+
+def test_a_line_break_in_a_name_does_not_break_the_sentence() -> None:
+    header, payload = parts(FILE)
+    header["inputs"] = ["\n\x1b[2J"]
+    with pytest.raises(EdgekitError) as caught:
+        read_bytes(signed(json.dumps(header).encode(), payload))
+    assert str(caught.value).isprintable() and "\\n" in str(caught.value)
