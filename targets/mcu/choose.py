@@ -107,7 +107,8 @@ def choose(
     speed: least work (cycles or instructions) within ``limits``; size: fewest bytes of flash; ram:
     smallest arena, then least work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is
     no virtual core to count on, or with ``by_rank``, the variants' own order stands for the work.
-    found: what :func:`find_options` gave, if it was called already. UnsupportedError names the first node without a variant.
+    found: what :func:`find_options` gave, if it was called already. UnsupportedError names the first
+    node without a variant.
     """
     limits = limits or Limits()
     options, rejected = found or find_options(graph, mcu.target)
