@@ -165,8 +165,9 @@ def _build(
             f"engine '{engine}' of target '{target.name}' cannot take the model: {listed}{more}"
         )
     compiled = backend.compile(ready.graph, target, folder, options, progress)
-    graphs = {"graph": ready.graph}
-    if ekg.write_bytes(ready.reference) != ekg.write_bytes(ready.graph):
+    laid_out = compiled.graph or ready.graph
+    graphs = {"graph": laid_out}
+    if ekg.write_bytes(ready.reference) != ekg.write_bytes(laid_out):
         graphs["reference"] = ready.reference
     if ready.source is not None:
         graphs["source"] = ready.source

@@ -135,6 +135,8 @@ class Compiled:
     memory: JSON-ready memory map (``arena_bytes``, ``buffers[]`` with ``name``, ``offset``,
     ``bytes``, ``first``, ``last``; ``flash_bytes`` and its parts).
     tools: tool -> version. details: whatever the backend needs again to run the artifact.
+    graph: what was really laid out, where the backend rewrote the graph it was given (same inputs,
+    outputs and bytes); ``plan`` then has its nodes.
     """
 
     engine: str
@@ -143,6 +145,7 @@ class Compiled:
     memory: Mapping[str, Any]
     tools: Mapping[str, str]
     details: Mapping[str, Any] = field(default_factory=dict)
+    graph: Graph | None = None
 
 
 @dataclass(frozen=True)

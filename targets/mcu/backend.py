@@ -26,10 +26,11 @@ from edgekit.targets.base import (
 from edgekit.targets.schema import Target
 
 from . import codegen, profile, toolchain, variants
-from .choose import Choice, Limits, choose, find_options, least
+from .choose import Choice, Found, Limits, choose, find_options, least
 from .config import McuTarget, parse
 from .memory import Plan, plan_memory
 from .project import build_firmware, build_host, read_sizes, write_project
+from .stream import streamed
 
 ENGINE = "c"
 
@@ -128,9 +129,13 @@ class McuBackend:
 
         say("choosing kernels")
         found = find_options(graph, target)
-        constants, arena = least(graph, found)
-        _check_fit(target, mcu, constants, arena + mcu.config.stack_bytes, "at least ")
         limits = _limits(mcu, options.extra)
+        whole = graph
+        constants, arena = least(graph, found)
+        if mcu.flash_bytes is None or constants <= mcu.flash_bytes:
+            graph, found = _streamed(graph, found, mcu, options, limits, say)
+            constants, arena = least(graph, found)
+        _check_fit(target, mcu, constants, arena + mcu.config.stack_bytes, "at least ")
         choice = choose(
             graph,
             mcu,
@@ -187,6 +192,7 @@ class McuBackend:
             plan=_plan_rows(graph, choice, source, plan),
             memory=memory,
             tools={compiler.name: compiler.version},
+            graph=None if graph is whole else graph,
             details={
                 "program": programs[0],
                 "trace_program": programs[1],
@@ -294,6 +300,30 @@ def _limits(mcu: McuTarget, extra: Mapping[str, Any]) -> Limits:
         None if flash is None else max(0, flash - _OTHER_CODE),
         None if ram is None else max(0, ram - mcu.config.stack_bytes),
     )
+
+
+def _streamed(
+    graph: Graph,
+    found: Found,
+    mcu: McuTarget,
+    options: CompileOptions,
+    limits: Limits,
+    say: Progress,
+) -> tuple[Graph, Found]:
+    """The graph with its widest layers streamed by rows, where least RAM is asked for or the arena
+    would not fit otherwise; and its options."""
+    if mcu.is_host:
+        return graph, found
+    _, arena = least(graph, found)
+    tight = limits.ram is not None and arena > limits.ram
+    if options.optimize != "ram" and not tight:
+        return graph, found
+    calls = {
+        name: min(o, key=lambda option: option.call.scratch_bytes).call
+        for name, o in found[0].items()
+    }
+    result = streamed(graph, calls, say)
+    return (graph, found) if result is graph else (result, find_options(result, mcu.target))
 
 
 def _check_fit(target: Target, mcu: McuTarget, flash: int, ram: int, bound: str = "") -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgekit.errors import EdgekitError
-from edgekit.graph.ir import Graph
+from edgekit.graph.ir import Graph, Node
 
 from .contract import KernelCall
 
@@ -35,7 +35,7 @@ def check_plan(
 
     offsets: tensor -> byte offset; scratch: node -> byte offset. Within a node, all outputs, the
     scratch and all inputs are distinct, except for in-place pairs, which coincide exactly or not at
-    all.
+    all, and for a concatenation whose inputs already lie where it would put them.
     """
     ids = {name: k + 1 for k, name in enumerate(offsets)}
     owner = np.zeros(arena_bytes, np.int32)
@@ -67,6 +67,7 @@ def check_plan(
         for i in ins:
             intact(i, f"node '{node.name}' reads it")
         call = calls.get(node.name)
+        in_place = _lies_there(graph, node, offsets)
         shared = {(node.inputs[i], node.outputs[o]) for i, o in (call.inplace if call else ())}
         busy: list[tuple[str, slice]] = [(i, of(i)) for i in dict.fromkeys(ins)]
         parts: list[tuple[str, slice]] = [(o, of(o)) for o in node.outputs]
@@ -81,6 +82,8 @@ def check_plan(
                     continue
                 if (other, name) in shared and where.start == there.start:
                     continue
+                if in_place and other in ins and name in node.outputs:
+                    continue
                 raise PlanError(
                     f"memory plan: node '{node.name}' would overwrite '{other}' with '{name}'"
                 )
@@ -89,3 +92,19 @@ def check_plan(
     for name in graph.outputs:
         if not graph.tensor(name).is_const:
             intact(name, "the caller reads it")
+
+
+def _lies_there(graph: Graph, node: Node, offsets: Mapping[str, int]) -> bool:
+    """Whether a concatenation's inputs are, byte for byte, its output's bytes."""
+    if node.type != "CONCATENATION":
+        return False
+    result = graph.tensor(node.outputs[0])
+    outer = result.shape[: node.attrs["axis"]]
+    at = offsets.get(node.outputs[0], -1)
+    for t in graph.ins(node):
+        if t is None or offsets.get(t.name) != at or t.dtype != result.dtype:
+            return False
+        if t.quant is not result.quant and (t.quant is None or not t.quant.same_as(result.quant)):
+            return False
+        at += t.nbytes
+    return all(d == 1 for d in outer) and node.attrs.get("activation", "NONE") == "NONE"

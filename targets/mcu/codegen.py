@@ -18,7 +18,7 @@ from edgekit.errors import UnsupportedError
 from edgekit.graph.ir import Graph, Node, Tensor
 
 from .contract import ConstArray, KernelCall
-from .memory import Plan
+from .memory import Plan, joined_parts
 
 CTYPES = {
     "int8": "int8_t",
@@ -132,6 +132,9 @@ def macro_name(text: str) -> str:
 
 def is_alias(graph: Graph, node: Node, plan: Plan) -> bool:
     """Whether nothing has to be done: the same bytes already lie in the right place."""
+    if parts := joined_parts(graph, node):
+        base = plan.offsets[node.outputs[0]]
+        return all(plan.offsets.get(name) == base + at for name, at in parts)
     if node.type not in ("RESHAPE", "SQUEEZE"):
         return False
     source, result = node.inputs[0], node.outputs[0]

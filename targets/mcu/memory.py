@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgekit.graph.ir import Graph, Node
+from edgekit.graph.ir import Graph, Node, Tensor
 
 from .checker import check_plan
 from .contract import KernelCall
@@ -31,7 +31,8 @@ class Buffer:
     """Bytes that are alive from step ``first`` to step ``last``, both included.
 
     Step i is node i; -1 is before the first node (graph inputs), ``len(nodes)`` after the last
-    (graph outputs). tensors: names of what lives in it; more than one when nodes work in place.
+    (graph outputs). tensors: names of what lives in it; more than one when nodes work in place, or
+    are the parts of a concatenation: those lie at the offsets in ``inner``.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Buffer:
     last: int
     tensors: tuple[str, ...] = ()
     align: int = ALIGN
+    inner: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def overlaps(self, other: Buffer) -> bool:
         """Whether both are alive at some step."""
@@ -94,15 +96,60 @@ def lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
     return life
 
 
+def joined_parts(graph: Graph, node: Node) -> list[tuple[str, int]]:
+    """(input, byte offset in the output) of a concatenation that only puts its inputs one behind the
+    other, so that nothing has to be copied if they are made there; else nothing."""
+    if node.type != "CONCATENATION" or node.attr("activation", "NONE") != "NONE":
+        return []
+    result = graph.tensor(node.outputs[0])
+    if any(d != 1 for d in result.shape[: node.attrs["axis"]]):
+        return []
+    parts, at = [], 0
+    for t in graph.ins(node):
+        if t is None or t.is_const or not _same_values(t, result):
+            return []
+        parts.append((t.name, at))
+        at += t.nbytes
+    return parts
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether a byte means the same in both."""
+    same = a.quant is b.quant or (a.quant is not None and a.quant.same_as(b.quant))
+    return a.dtype == b.dtype and same
+
+
+def _views(graph: Graph) -> dict[str, tuple[str, int]]:
+    """Tensor -> (the concatenation it is made inside of, byte offset). Each tensor lies in at most
+    one, and only at an offset that keeps its alignment."""
+    made = {o for n in graph.nodes for o in n.outputs}
+    views: dict[str, tuple[str, int]] = {}
+    for node in graph.nodes:
+        parts = joined_parts(graph, node)
+        names = [name for name, _ in parts]
+        if (
+            parts
+            and len(set(names)) == len(names)
+            and all(n in made and n not in views and n not in graph.outputs for n in names)
+            and all(at % ALIGN == 0 for _, at in parts)
+        ):
+            views |= {name: (node.outputs[0], at) for name, at in parts}
+    # a part that is itself a concatenation's result would need its own parts moved along
+    return {n: v for n, v in views.items() if v[0] not in views}
+
+
 def mergeable(graph: Graph, calls: Mapping[str, KernelCall]) -> list[tuple[str, str]]:
     """(input, output) pairs that a node can compute in place and whose input nobody reads later."""
     life = lifetimes(graph)
+    views = _views(graph)
     pairs = []
     for step, node in enumerate(graph.nodes):
         call = calls.get(node.name)
         for i, o in call.inplace if call else ():
             source, result = node.inputs[i], node.outputs[o]
             if source is None or source not in life or life[source][1] != step:
+                continue
+            if source in views or result in views:  # they have their place already
                 continue
             # The same tensor read twice by one node (x + x) still may be overwritten only if the
             # kernel says so for each operand; be careful and leave it.
@@ -120,6 +167,9 @@ def make_buffers(
     """One buffer for each activation (or chain of in-place activations) and each scratch."""
     life = lifetimes(graph)
     root = {name: name for name in life}
+    views = _views(graph)
+    for name, (whole, _) in views.items():
+        root[name] = whole
     used: set[str] = set()  # outputs and inputs each join one chain only
 
     for source, result in merge:
@@ -133,10 +183,11 @@ def make_buffers(
     buffers = [
         Buffer(
             name=head,
-            bytes=max(graph.tensor(m).nbytes for m in members),
+            bytes=max(graph.tensor(m).nbytes for m in members if m not in views),
             first=min(life[m][0] for m in members),
             last=max(life[m][1] for m in members),
             tensors=tuple(members),
+            inner={m: views[m][1] for m in members if m in views},
         )
         for head, members in groups.items()
     ]
@@ -278,7 +329,7 @@ def plan_memory(graph: Graph, calls: Mapping[str, KernelCall]) -> Plan:
         size, where = pack(trial)
         if size <= arena:
             merge, buffers, arena, at = attempt, trial, size, where
-    offsets = {t: at[b.name] for b in buffers for t in b.tensors}
+    offsets = {t: at[b.name] + b.inner.get(t, 0) for b in buffers for t in b.tensors}
     scratch = {graph.nodes[b.first].name: at[b.name] for b in buffers if not b.tensors}
     bound, peak = lower_bound(buffers)
     plan = Plan(
