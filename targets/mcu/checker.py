@@ -53,8 +53,9 @@ def check_plan(
             raise PlanError(f"memory plan: tensor '{name}' has no place")
         return span(name, offsets[name], graph.tensor(name).nbytes)
 
-    def intact(name: str, when: str) -> None:
-        if not np.all(owner[of(name)] == ids[name]):
+    def intact(name: str, when: str, rows: slice | None = None) -> None:
+        bytes_ = owner[of(name)]
+        if not np.all((bytes_ if rows is None else bytes_[rows]) == ids[name]):
             raise PlanError(f"memory plan: tensor '{name}' is overwritten before {when}")
 
     for name in graph.inputs:
@@ -65,11 +66,16 @@ def check_plan(
     for node in graph.nodes:
         ins = [i for i in node.inputs if i is not None and not graph.tensor(i).is_const]
         for i in ins:
-            intact(i, f"node '{node.name}' reads it")
+            intact(i, f"node '{node.name}' reads it", _rows(graph, node))
         call = calls.get(node.name)
         in_place = _lies_there(graph, node, offsets)
         shared = {(node.inputs[i], node.outputs[o]) for i, o in (call.inplace if call else ())}
-        busy: list[tuple[str, slice]] = [(i, of(i)) for i in dict.fromkeys(ins)]
+        busy: list[tuple[str, slice]] = []
+        for i in dict.fromkeys(ins):
+            whole, rows = of(i), _rows(graph, node)
+            if rows is not None:  # the rest of it may be gone already
+                whole = slice(whole.start + rows.start, whole.start + rows.stop)
+            busy.append((i, whole))
         parts: list[tuple[str, slice]] = [(o, of(o)) for o in node.outputs]
         if call is not None and call.scratch_bytes:
             if node.name not in scratch:
@@ -108,3 +114,19 @@ def _lies_there(graph: Graph, node: Node, offsets: Mapping[str, int]) -> bool:
             return False
         at += t.nbytes
     return all(d == 1 for d in outer) and node.attrs.get("activation", "NONE") == "NONE"
+
+
+def _rows(graph: Graph, node: Node) -> slice | None:
+    """The bytes of its input that a slice along the outermost dimension reads, found by slicing the
+    numbers of the input's bytes; None for every other node."""
+    if node.type != "STRIDED_SLICE":
+        return None
+    x, a = graph.tensor(node.inputs[0]), node.attrs
+    size = np.dtype(x.dtype).itemsize
+    numbers = np.arange(x.elements).reshape(x.shape)
+    taken = numbers[
+        tuple(slice(b, e, s) for b, e, s in zip(a["begin"], a["end"], a["strides"], strict=True))
+    ].reshape(-1)
+    if taken.size == 0 or any(s < 1 for s in a["strides"]) or np.any(np.diff(taken) != 1):
+        return None
+    return slice(int(taken[0]) * size, (int(taken[-1]) + 1) * size)

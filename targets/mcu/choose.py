@@ -27,6 +27,7 @@ Objective = Literal["cycles", "instructions"]
 
 #: Least RAM may cost so many times the work of the fastest choice.
 RAM_SLOWDOWN = 1.5
+MANY_BUFFERS = 60
 #: A portable kernel is not counted on a layer with so many MACs when there is a better rank: it takes
 #: seconds to execute and is an order of magnitude behind.
 MAX_REF_MACS = 4_000_000
@@ -252,8 +253,9 @@ class _Search:
             plain = make_buffers(self.graph, calls)
             merged = make_buffers(self.graph, calls, mergeable(self.graph, calls))
             best = min(lower_bound(plain)[0], lower_bound(merged)[0])
-            sizes = []
-            for buffers in (merged, plain):
+            # packing hundreds of stripes takes long, and they pack alike whatever their kernels
+            sizes = [best] if len(plain) > MANY_BUFFERS else []
+            for buffers in (merged, plain) if not sizes else ():
                 sizes.append(pack(buffers, search=False)[0])
                 if sizes[-1] <= best:
                     break

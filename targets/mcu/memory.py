@@ -23,16 +23,28 @@ from .contract import KernelCall
 ALIGN = 8  #: of tensors; scratch is promised 8 bytes, too
 EXHAUSTIVE = 7  #: up to so many buffers every order is tried
 LOCAL_SEARCH_STEPS = 400
+LOCAL_SEARCH_PLACEMENTS = 80_000
 _SEED = 20260101
 
 
 @dataclass(frozen=True)
+class Part:
+    """Bytes ``offset``.. of a buffer, alive from step ``first`` to step ``last``, both included."""
+
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Buffer:
-    """Bytes that are alive from step ``first`` to step ``last``, both included.
+    """Bytes that are placed together; alive from step ``first`` to step ``last``, both included.
 
     Step i is node i; -1 is before the first node (graph inputs), ``len(nodes)`` after the last
     (graph outputs). tensors: names of what lives in it; more than one when nodes work in place, or
-    are the parts of a concatenation: those lie at the offsets in ``inner``.
+    are the parts of a concatenation: those lie at the offsets in ``inner``. pieces: where rows are
+    written or read for the last time one after the other, the life of each range of bytes.
     """
 
     name: str
@@ -42,6 +54,11 @@ class Buffer:
     tensors: tuple[str, ...] = ()
     align: int = ALIGN
     inner: Mapping[str, int] = field(default_factory=dict, hash=False)
+    pieces: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.pieces or (Part(0, self.bytes, self.first, self.last),)
 
     def overlaps(self, other: Buffer) -> bool:
         """Whether both are alive at some step."""
@@ -70,14 +87,17 @@ class Plan:
         order = sorted(self.buffers, key=lambda b: (self.buffer_offsets[b.name], b.first, b.name))
         return [
             {
-                "name": b.name,
-                "offset": self.buffer_offsets[b.name],
-                "bytes": b.bytes,
-                "first": b.first,
-                "last": b.last,
+                "name": b.name
+                if len(b.parts) == 1
+                else f"{b.name}[{p.offset}:{p.offset + p.bytes}]",
+                "offset": self.buffer_offsets[b.name] + p.offset,
+                "bytes": p.bytes,
+                "first": p.first,
+                "last": p.last,
                 "tensors": list(b.tensors),
             }
             for b in order
+            for p in b.parts
         ]
 
 
@@ -111,6 +131,66 @@ def joined_parts(graph: Graph, node: Node) -> list[tuple[str, int]]:
         parts.append((t.name, at))
         at += t.nbytes
     return parts
+
+
+def rows_read(graph: Graph, node: Node) -> tuple[int, int] | None:
+    """The bytes ``[from, to)`` of its input that a slice of whole rows reads; None for any other
+    node."""
+    if node.type != "STRIDED_SLICE":
+        return None
+    x = graph.tensor(node.inputs[0])
+    a = node.attrs
+    whole = [b == 0 and e == d for b, e, d in zip(a["begin"], a["end"], x.shape, strict=True)]
+    axis = whole.index(False) if False in whole else len(whole) - 1
+    forward = all(s == 1 for s in a["strides"])
+    if not forward or not all(whole[axis + 1 :]) or any(d != 1 for d in x.shape[:axis]):
+        return None
+    row = x.nbytes // x.shape[axis]
+    return a["begin"][axis] * row, a["end"][axis] * row
+
+
+def _pieces(
+    graph: Graph,
+    members: Sequence[str],
+    views: Mapping[str, tuple[str, int]],
+    life: Mapping[str, tuple[int, int]],
+) -> tuple[Part, ...]:
+    """Lives of the ranges of a buffer that is written or read for the last time in several steps;
+    nothing where one life says it all."""
+    parts = [m for m in members if m in views]
+    wholes = [m for m in members if m not in views]
+    reads: list[tuple[int, int, int, int]] = []  # (from, to, first, last)
+    sliced = False
+    for name in wholes:
+        size = graph.tensor(name).nbytes
+        born, dies = life[name]
+        own = [m for m in parts if views[m][0] == name]
+        if not own:
+            reads.append((0, size, born, born))
+        if dies == len(graph.nodes):
+            reads.append((0, size, born, dies))
+        for step, node in enumerate(graph.nodes):
+            if name in node.inputs:
+                span = rows_read(graph, node)
+                sliced |= span is not None
+                reads.append((*(span or (0, size)), born, step))
+    for m in parts:
+        at = views[m][1]
+        reads.append((at, at + graph.tensor(m).nbytes, *life[m]))
+    if not parts and not sliced:
+        return ()
+    edges = sorted({e for r in reads for e in r[:2]})
+    found: list[Part] = []
+    for low, high in itertools.pairwise(edges):
+        lives = [r for r in reads if r[0] < high and r[1] > low]
+        if not lives:
+            continue
+        first, last = min(r[2] for r in lives), max(r[3] for r in lives)
+        if found and (found[-1].first, found[-1].last) == (first, last):
+            found[-1] = Part(found[-1].offset, high - found[-1].offset, first, last)
+        else:
+            found.append(Part(low, high - low, first, last))
+    return tuple(found) if len(found) > 1 else ()
 
 
 def _same_values(a: Tensor, b: Tensor) -> bool:
@@ -188,6 +268,7 @@ def make_buffers(
             last=max(life[m][1] for m in members),
             tensors=tuple(members),
             inner={m: views[m][1] for m in members if m in views},
+            pieces=_pieces(graph, members, views, life),
         )
         for head, members in groups.items()
     ]
@@ -209,12 +290,16 @@ def _scratch_name(node: Node, taken: set[str]) -> str:
 
 def lower_bound(buffers: Sequence[Buffer]) -> tuple[int, int]:
     """(most bytes alive at one step, the first such step)."""
-    steps = sorted({b.first for b in buffers})
-    best, at = 0, 0
-    for s in steps:
-        total = sum(b.bytes for b in buffers if b.first <= s <= b.last)
+    change: dict[int, int] = {}
+    for b in buffers:
+        for p in b.parts:
+            change[p.first] = change.get(p.first, 0) + p.bytes
+            change[p.last + 1] = change.get(p.last + 1, 0) - p.bytes
+    best = at = total = 0
+    for step in sorted(change):
+        total += change[step]
         if total > best:
-            best, at = total, s
+            best, at = total, step
     return best, at
 
 
@@ -224,18 +309,44 @@ def first_fit(order: Sequence[Buffer]) -> tuple[int, dict[str, int]]:
     offsets: dict[str, int] = {}
     arena = 0
     for b in order:
-        at, size, first, last, align = 0, b.bytes, b.first, b.last, b.align
-        for offset, end, other_first, other_last in placed:
-            if first > other_last or other_first > last:
-                continue
-            if at + size <= offset:
-                break
-            if end > at:
-                at = -(-end // align) * align
+        if b.pieces:
+            at = _lowest_for_pieces(b, placed)
+        else:
+            at, size, first, last, align = 0, b.bytes, b.first, b.last, b.align
+            for offset, end, other_first, other_last in placed:
+                if first > other_last or other_first > last:
+                    continue
+                if at + size <= offset:
+                    break
+                if end > at:
+                    at = -(-end // align) * align
         offsets[b.name] = at
-        bisect.insort(placed, (at, at + size, first, last))
-        arena = max(arena, at + size)
+        for p in b.parts:
+            bisect.insort(placed, (at + p.offset, at + p.offset + p.bytes, p.first, p.last))
+        arena = max(arena, at + b.bytes)
     return arena, offsets
+
+
+def _lowest_for_pieces(b: Buffer, placed: Sequence[tuple[int, int, int, int]]) -> int:
+    """The lowest offset at which no piece meets anything. Whatever a piece meets it has to pass, so
+    moving up past it never skips a place."""
+    at, settled = 0, 0
+    while settled < len(b.pieces):
+        settled = 0
+        for p in b.pieces:
+            low, high = at + p.offset, at + p.offset + p.bytes
+            for offset, end, first, last in placed:
+                if offset >= high:
+                    break
+                if end > low and p.first <= last and first <= p.last:
+                    at = -(-(end - p.offset) // b.align) * b.align
+                    low, high = at + p.offset, at + p.offset + p.bytes
+                    settled = -1
+            if settled < 0:
+                break
+            settled += 1
+        settled = max(settled, 0)
+    return at
 
 
 _ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
@@ -282,13 +393,14 @@ def pack(buffers: Sequence[Buffer], search: bool = True) -> tuple[int, dict[str,
         return best
     rng = random.Random(_SEED)
     current = list(order)
-    for _ in range(min(LOCAL_SEARCH_STEPS, 30_000 // len(items))):
+    height = best[0]
+    for _ in range(min(LOCAL_SEARCH_STEPS, LOCAL_SEARCH_PLACEMENTS // len(items))):
         trial = list(current)
         moved = trial.pop(rng.randrange(len(trial)))
         trial.insert(rng.randrange(len(trial) + 1), moved)
         result = first_fit(trial)
-        if result[0] <= best[0]:
-            current = trial
+        if result[0] <= height:
+            current, height = trial, result[0]
             if result[0] < best[0]:
                 best = result
                 if best[0] <= bound:

@@ -16,18 +16,20 @@ from edgekit.graph import numerics as nm
 from edgekit.graph.ir import Graph, Node, Tensor
 
 from .contract import KernelCall
-from .memory import lower_bound, make_buffers, mergeable
+from .memory import lower_bound, make_buffers, mergeable, pack
 
 _WINDOWED = ("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "AVERAGE_POOL_2D")
-_ELEMENTWISE = frozenset(
-    "ADD SUB MUL MAXIMUM MINIMUM RELU RELU6 RELU_N1_TO_1 LOGISTIC TANH HARD_SWISH LEAKY_RELU PRELU "
-    "ABS GELU QUANTIZE".split()
+_ELEMENTWISE = (
+    *("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC"),
+    *("TANH", "HARD_SWISH", "LEAKY_RELU", "PRELU", "ABS", "GELU", "QUANTIZE"),
 )
 LONGEST = 12  #: layers in one stream
 STRIPE_ROWS = (1, 2, 3, 4, 6, 8, 16)
 MOST_STRIPES = 32
 ROUNDS = 3  #: streams in one graph
-WORTH = 0.95  #: a stream has to bring the peak below this share of what it was
+NEAR = 1.03
+PACKED = 4  #: candidates that are packed
+WORTH = 0.85  #: a stream has to bring the peak below this share of what it was
 
 Range = tuple[int, int]
 
@@ -41,9 +43,7 @@ def _window(node: Node, graph: Graph) -> tuple[int, int, tuple[int, int, int, in
     else:
         w = graph.tensor(node.inputs[1])
         kernel, dilation = w.shape[1:3], tuple(a["dilation"])
-    pads, _ = nm.conv_padding(
-        (x.shape[1], x.shape[2]), kernel, a["stride"], a["padding"], dilation
-    )
+    pads, _ = nm.conv_padding((x.shape[1], x.shape[2]), kernel, a["stride"], a["padding"], dilation)
     top, bottom, left, right = (int(p) for p in pads)
     return (kernel[0] - 1) * dilation[0] + 1, int(a["stride"][0]), (top, bottom, left, right)
 
@@ -117,7 +117,7 @@ def _schedule(
     keep = {}
     for t, firsts in starts.items():
         later, kept = graph.tensor(t).shape[1], []
-        for first in reversed(firsts[1:] + [later]):
+        for first in reversed([*firsts[1:], later]):
             later = min(later, first)
             kept.append(later)
         keep[t] = kept[::-1]
@@ -137,7 +137,9 @@ class _Emitter:
         shape = (1, rows, *like.shape[2:])
         return self.out.add_tensor(like.with_(name=f"{like.name}/{label}", shape=shape)).name
 
-    def _add(self, node: Node, kind: str, inputs: list[str | None], out: str, **attrs: object) -> None:
+    def _add(
+        self, node: Node, kind: str, inputs: list[str | None], out: str, **attrs: object
+    ) -> None:
         name = f"{node.name}/{out.rpartition('/')[2]}"
         self.last = self.out.add_node(kind, inputs, [out], attrs, name=name).name
 
@@ -242,8 +244,12 @@ def stream(graph: Graph, first: int, last: int, rows: int) -> tuple[Graph, dict[
             if len(pieces[t]) > 1:
                 emit.join(node, pieces[t], t, "")
             else:  # all of it came with the first stripe
-                out.nodes = [n.with_(outputs=(t,)) if n.outputs == (pieces[t][0],) else n.with_(
-                    inputs=tuple(t if i == pieces[t][0] else i for i in n.inputs)) for n in out.nodes]
+                out.nodes = [
+                    n.with_(outputs=(t,))
+                    if n.outputs == (pieces[t][0],)
+                    else n.with_(inputs=tuple(t if i == pieces[t][0] else i for i in n.inputs))
+                    for n in out.nodes
+                ]
     out.nodes += graph.nodes[last + 1 :]
     out.prune()
     return out.validate(), emit.origin
@@ -271,28 +277,38 @@ def streamed(
     whole = {n.name for n in graph.nodes}
     for _ in range(ROUNDS):
         now, at = peak(graph, calls)
-        best: tuple[int, int, Graph, dict[str, str]] | None = None
         at = min(max(at, 0), len(graph.nodes) - 1)
+        found: list[tuple[int, int, Graph, dict[str, str]]] = []
         for first in range(max(0, at - LONGEST + 1), at + 1):
             for last in range(at, min(len(graph.nodes), first + LONGEST)):
                 run = graph.nodes[first : last + 1]
                 if len(run) < 2 or any(n.name not in whole for n in run):
                     continue
                 for rows in STRIPE_ROWS:
-                    found = stream(graph, first, last, rows)
-                    if found is None:
+                    made = stream(graph, first, last, rows)
+                    if made is None:
                         continue
-                    cost, _ = peak(found[0], {**calls, **_parts(calls, found[1])})
-                    value = (cost, -rows)
-                    if cost < now * WORTH and (best is None or value < best[:2]):
-                        best = (*value, *found)
-        if best is None:
+                    cost, _ = peak(made[0], {**calls, **_parts(calls, made[1])})
+                    if cost < now * WORTH:
+                        found.append((cost, len(made[0].nodes), *made))
+        if not found:
             return graph
+        # The bound says which to look at; how well the pieces really pack decides. Stripes cost code
+        # and copies, so nearly the least RAM with fewer of them is better.
+        least = min(f[0] for f in found)
+        found = [f for f in found if f[0] <= least * NEAR]
+        found.sort(key=lambda f: (f[1], f[0], f[2].nodes[0].name))
+        packed = [
+            (pack(make_buffers(f[2], {**calls, **_parts(calls, f[3])}))[0], f)
+            for f in found[:PACKED]
+        ]
+        least = min(size for size, _ in packed)
+        best = next(f for size, f in packed if size <= least * NEAR)
         if progress:
             progress(f"streaming rows: {now:,} to {best[0]:,} bytes")
         graph = best[2]
         calls |= _parts(calls, best[3])
-        whole -= {n for n in whole if n not in {m.name for m in graph.nodes}}
+        whole &= {n.name for n in graph.nodes}
     return graph
 
 

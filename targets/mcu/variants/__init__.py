@@ -96,8 +96,9 @@ def select(
     target: Target,
     optimize: Literal["speed", "size", "ram"] = "speed",
 ) -> RankedVariant:
-    """The variant of a node by itself, without counting. speed: lowest rank; size: fewest constant bytes; ram: least scratch
-    (ties: lowest rank). UnsupportedError names the node, its type and every reason."""
+    """The variant of a node by itself, without counting. speed: lowest rank; size: fewest constant
+    bytes; ram: least scratch (ties: lowest rank). UnsupportedError names the node, its type and
+    every reason."""
     found = candidates(node, graph, target)
     if not found:
         raise UnsupportedError(
