@@ -101,7 +101,9 @@ def test_any_stream_of_any_network_gives_the_same_bytes(graph: Graph, data) -> N
     found = find_options(made[0], target)[0]
     if len(made[0].nodes) > 80:  # the planner would search long
         return
-    plan_memory(made[0], {name: options[0].call for name, options in found.items()})  # checks itself
+    plan_memory(
+        made[0], {name: options[0].call for name, options in found.items()}
+    )  # checks itself
 
 
 def test_a_wide_network_runs_in_less_ram_with_the_same_bytes(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_a_wide_network_runs_in_less_ram_with_the_same_bytes(tmp_path: Path) -> 
     arena = {a: a.manifest["memory"]["arena_bytes"] for a in (fast, small)}
     assert arena[small] < 0.75 * arena[fast]
     xs = samples(graph, 4)
-    expected = list(run(graph, xs).values())[0]
+    expected = next(iter(run(graph, xs).values()))
     backend = get_backend("mcu")
     work = {}
     for artifact in (fast, small):

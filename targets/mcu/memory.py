@@ -203,14 +203,16 @@ def _views(graph: Graph) -> dict[str, tuple[str, int]]:
     """Tensor -> (the concatenation it is made inside of, byte offset). Each tensor lies in at most
     one, and only at an offset that keeps its alignment."""
     made = {o for n in graph.nodes for o in n.outputs}
+    last = {i: step for step, n in enumerate(graph.nodes) for i in n.inputs}
     views: dict[str, tuple[str, int]] = {}
-    for node in graph.nodes:
+    for step, node in enumerate(graph.nodes):
         parts = joined_parts(graph, node)
         names = [name for name, _ in parts]
         if (
             parts
             and len(set(names)) == len(names)
             and all(n in made and n not in views and n not in graph.outputs for n in names)
+            and all(last[n] == step for n in names)  # from here on its bytes are the whole's
             and all(at % ALIGN == 0 for _, at in parts)
         ):
             views |= {name: (node.outputs[0], at) for name, at in parts}
