@@ -27,6 +27,7 @@ from edgekit.cli.common import (
     Simplify,
     TargetName,
     Toolchain,
+    Tune,
     app,
     compile_options,
     emit,
@@ -81,6 +82,8 @@ def compile_(
     equalize: Equalize = False,
     calibration_samples: Calibration = 200,
     toolchain: Toolchain = None,
+    tune: Tune = 0,
+    device: DeviceName = None,
     input_shape: InputShape = None,
     json: Json = False,
 ) -> None:
@@ -104,6 +107,8 @@ def compile_(
         simplify=simplify,
         calibration_samples=calibration_samples,
         input_shapes=shapes_of(input_shape),
+        tune=tune,
+        device=device,
         progress=progress,
     )
     emit({"artifact": str(out), **dict(art.manifest)}, json, display.compiled)
@@ -188,6 +193,7 @@ def deploy(
     equalize: Equalize = False,
     calibration_samples: Calibration = 200,
     toolchain: Toolchain = None,
+    tune: Tune = 0,
     input_shape: InputShape = None,
     json: Json = False,
 ) -> None:
@@ -214,6 +220,7 @@ def deploy(
         samples=samples,
         calibration_samples=calibration_samples,
         input_shapes=shapes_of(input_shape),
+        tune=tune,
         progress=progress,
     )
     emit(document, json, display.deployed)

@@ -104,7 +104,11 @@ def build_runner(target: CpuTarget, folder: Path) -> list[str]:
                 "-Wextra",
                 "-Werror",
                 "-std=c11",
-                *(["-s"] if target.arch == "x86_64" else ["-DEK_CALL_MARKERS", "-no-pie", "-Wl,-S"]),
+                *(
+                    ["-s"]
+                    if target.arch == "x86_64"
+                    else ["-DEK_CALL_MARKERS", "-no-pie", "-Wl,-S"]
+                ),
                 "-D_GNU_SOURCE",
                 f"-I{runtime_libs.headers()}",
                 RUNNER.name,

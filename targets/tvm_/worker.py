@@ -93,7 +93,9 @@ class Session:
         self._errors: Any = None
         self._jobs = 0
 
-    def call(self, job: dict[str, Any], folder: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    def call(
+        self, job: dict[str, Any], folder: Path, timeout_s: float = TIMEOUT_S
+    ) -> dict[str, Any]:
         """As :func:`call`."""
         from edgekit_targets.tvm_ import check
 
