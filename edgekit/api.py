@@ -451,6 +451,7 @@ def tune(
     ``{"target", "device", "engines"}``: a row an engine (``Tunes.tune``, or why it was left out).
     """
     from edgekit import tuning
+    from edgekit.engines import int8_already
     from edgekit.pipeline import CALIBRATION_SAMPLES, prepare
     from edgekit.targets import registry
 
@@ -469,6 +470,8 @@ def tune(
         row: dict[str, Any] = {"name": name, "reason": None}
         rows.append(row)
         try:
+            if len(names) > 1 and (same := int8_already(backend, chosen, name, graph)):
+                raise InputError(same)
             ready = prepare(
                 graph,
                 needs_int8=backend.needs_int8(chosen, name),

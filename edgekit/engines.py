@@ -115,6 +115,17 @@ def _size(artifact: Artifact) -> int | None:
     return None if value is None else int(value)
 
 
+def _same_as(info: EngineInfo, graph: Graph) -> str | None:
+    if info.int8_form_of is None or precision_of(graph) != "int8":
+        return None
+    return f"the model is int8 already, for which engine '{info.int8_form_of}' is the same"
+
+
+def int8_already(backend: Backend, target: Target, engine: str, graph: Graph) -> str | None:
+    """Why an engine that quantizes has nothing to do for this model, or None."""
+    return next((_same_as(e, graph) for e in backend.engines(target) if e.name == engine), None)
+
+
 def several(backend: Backend, target: Target) -> bool:
     """Whether the target has more than one engine, so that there is something to choose."""
     return len(backend.engines(target)) > 1
@@ -247,10 +258,8 @@ def _try(
     if not info.usable:
         row.reason = info.why_not
         return
-    if info.int8_form_of is not None and precision_of(graph) == "int8":
-        row.reason = (
-            f"the model is int8 already, for which engine '{info.int8_form_of}' is the same"
-        )
+    row.reason = _same_as(info, graph)
+    if row.reason is not None:
         return
     place = scratch / info.name
     place.mkdir()

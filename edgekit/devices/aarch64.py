@@ -58,8 +58,8 @@ def find_libraries() -> Path | None:
     Debian's cross packages, or the root of :mod:`aarch64_python`; None when there is none."""
     given = os.environ.get("QEMU_LD_PREFIX")
     python = aarch64_python.find()
-    for place in [*([given] if given else []), *_LIBRARIES, *([python] if python else [])]:
-        if (Path(place) / "lib/ld-linux-aarch64.so.1").exists():
+    for place in (given, *_LIBRARIES, python):
+        if place and (Path(place) / "lib/ld-linux-aarch64.so.1").exists():
             return Path(place)
     return None
 

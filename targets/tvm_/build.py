@@ -86,8 +86,9 @@ def compile_library(
 def build_runner(target: CpuTarget, folder: Path) -> list[str]:
     """``runner`` and the libraries it needs, into ``folder``; names of the files.
 
-    For machines that are emulated here it keeps its symbols and has fixed addresses, so that
-    instructions can be counted by kernel.
+    For machines that are emulated here its functions have fixed addresses and names (among the
+    dynamic symbols: the others go, with the paths in zig's debug information), so that instructions
+    can be counted by kernel.
     """
     libraries = runtime_libs.libraries(target.arch)
     for path in libraries:
@@ -104,11 +105,8 @@ def build_runner(target: CpuTarget, folder: Path) -> list[str]:
                 "-Wextra",
                 "-Werror",
                 "-std=c11",
-                *(
-                    ["-s"]
-                    if target.arch == "x86_64"
-                    else ["-DEK_CALL_MARKERS", "-no-pie", "-Wl,-S"]
-                ),
+                "-s",
+                *([] if target.arch == "x86_64" else ["-DEK_CALL_MARKERS", "-no-pie", "-rdynamic"]),
                 "-D_GNU_SOURCE",
                 f"-I{runtime_libs.headers()}",
                 RUNNER.name,
