@@ -292,6 +292,10 @@ def engines(d: Mapping[str, Any]) -> None:
     _console().print(_rows(_table(*columns), rows))
 
 
+def _whole(value: float) -> float | int:
+    return int(value) if value == int(value) else value
+
+
 def tuned(d: Mapping[str, Any]) -> None:
     """The table of ``tune``."""
     c = _console()
@@ -306,8 +310,8 @@ def tuned(d: Mapping[str, Any]) -> None:
                 number(e["kernels"]),
                 number(e["tried"]),
                 number(e["failed"]),
-                f"{number(e['before'])} {e['unit']}",
-                f"{number(e['after'])} {e['unit']}",
+                f"{number(_whole(e['before']))} {e['unit']}",
+                f"{number(_whole(e['after']))} {e['unit']}",
                 f"{e['kind']} on {e['device']}",
             )
         )

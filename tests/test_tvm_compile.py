@@ -205,19 +205,6 @@ def _tiled_conv() -> tvm_case.Case:
     raise AssertionError("no random convolution has eight candidate tiles")
 
 
-def test_tuning_leaves_records_and_no_untuned_mark(tmp_path: Path) -> None:
-    graph, x = _tiled_conv()
-    target = isa.host()
-    records = tune.Records(tmp_path / "records.json")
-    tuned = tune.tune_model(graph, target, records, rounds=3)
-    assert tuned.tasks == 1 and tuned.failed == 0 and 0 < tuned.after <= tuned.before
-    tiles = tune.Records(tmp_path / "records.json").tiles(list(tune.tasks_of(graph, target)))
-    built = build.compile_model(graph, target, tmp_path / "out", tiles=tiles)
-    assert built.untuned == []
-    got = runner.run(tmp_path / "out", graph, target, x)
-    assert np.array_equal(got[0], reference.run(graph, x)[graph.outputs[0]])
-
-
 def test_every_candidate_tile_is_exact(tmp_path: Path) -> None:
     graph, x = _tiled_conv()
     target = isa.host()
