@@ -66,6 +66,12 @@ class Row:
                 return rank, float(total[key])
         return 3, 0.0
 
+    @property
+    def least(self) -> float:
+        """Milliseconds of the fastest inference that was timed."""
+        assert self.profile is not None
+        return float(self.profile["details"].get("latency_ms_min", self.cost[1]))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.info.name,
@@ -215,8 +221,8 @@ def take_turns(
     from edgekit.data import model_inputs
 
     timed = [r for r in rows if r.profile and r.profile["kind"] == "measured" and r.cost[0] == 0]
-    fastest = min((r.cost[1] for r in timed), default=0.0)
-    close = [r for r in timed if r.cost[1] <= CLOSE * fastest]
+    fastest = min((r.least for r in timed), default=0.0)
+    close = [r for r in timed if r.least <= CLOSE * fastest]
     if len(close) < 2:
         return
     found: dict[str, list[dict[str, Any]]] = {r.info.name: [] for r in close}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -344,3 +345,27 @@ def test_a_runner_that_is_not_there_is_a_device_error(tmp_path: Path) -> None:
     graph, x = opgen.conv_2d(np.random.default_rng(3))
     with pytest.raises(DeviceError, match="cannot be started"):
         runner.run(tmp_path, graph, isa.host(), x)
+
+
+def test_a_worker_that_stays_survives_bad_jobs_kills_and_time_outs(
+    tmp_path: Path, monkeypatch
+) -> None:
+    _versions(monkeypatch, TVM)
+    with worker.Session() as session:
+        for _ in range(2):
+            with pytest.raises(ToolchainError, match="could not dance"):
+                session.call({"do": "dance"}, tmp_path)
+        process = session._process
+        assert process is not None and process.poll() is None, "one worker for both"
+        process.kill()
+        process.wait()
+        with pytest.raises(ToolchainError, match="could not dance"):
+            session.call({"do": "dance"}, tmp_path)
+        assert session._process is not process
+        assert session._process is not None
+        session._process.send_signal(signal.SIGSTOP)  # it hangs
+        with pytest.raises(ToolchainError, match=r"longer than 0\.2 s"):
+            session.call({"do": "dance"}, tmp_path, timeout_s=0.2)
+        with pytest.raises(ToolchainError, match="could not dance"):
+            session.call({"do": "dance"}, tmp_path)
+    assert session._process is None

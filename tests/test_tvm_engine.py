@@ -343,7 +343,7 @@ def test_arm_cores_give_the_reference_bytes_and_count_layers(target: str, tmp_pa
     layers = [la.instructions for la in profile.layers]
     assert layers == [la.instructions for la in again.layers], "kernels are counted exactly"
     inside = sum(v or 0 for v in layers)
-    assert 0 < inside < profile.instructions < inside + 20_000, "the rest is TVM's virtual machine"
+    assert 0 < inside < profile.instructions < inside + 60_000, "the rest is TVM's virtual machine"
     conv = next(la for la in profile.layers if la.op == "CONV_2D")
     assert conv.instructions is not None and conv.instructions > conv.macs / 32
 

@@ -14,7 +14,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,21 @@ def _answer(
     return answer
 
 
-def call(job: dict[str, Any], folder: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-    """Run ``job`` in a worker process; its files lie in ``folder``. EdgekitErrors are passed on."""
+def call(
+    job: dict[str, Any],
+    folder: Path,
+    timeout_s: float = TIMEOUT_S,
+    module: str = "edgekit_targets.tvm_.worker",
+) -> dict[str, Any]:
+    """Run ``job`` in a worker process; its files lie in ``folder``. EdgekitErrors are passed on.
+    module: the program, which calls :func:`main`."""
     from edgekit_targets.tvm_ import check
 
     check.require()
     path = _write_job(job, folder)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "edgekit_targets.tvm_.worker", str(path)],
+            [sys.executable, "-m", module, str(path)],
             capture_output=True,
             env=_environment(),
             timeout=timeout_s,
@@ -243,11 +249,11 @@ _DO: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
 }
 
 
-def work(path: Path) -> None:
+def work(path: Path, do: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
     """Do one job; its answer is written aside and renamed."""
     job = json.loads(path.read_text(encoding="utf-8"))
     try:
-        answer = _DO[job["do"]](job, path.parent)
+        answer = do[job["do"]](job, path.parent)
     except EdgekitError as e:
         answer = {
             "error": type(e).__name__,
@@ -265,14 +271,18 @@ def work(path: Path) -> None:
     temporary.replace(path.parent / "result.json")
 
 
-def main(arguments: Sequence[str]) -> None:
-    if arguments:
-        work(Path(arguments[0]))
+def main(
+    path: Path | None = None, do: Mapping[str, Callable[..., dict[str, Any]]] | None = None
+) -> None:
+    """do: what jobs ask for, by name; the ones of this module where it is absent."""
+    do = _DO if do is None else do
+    if path is not None:
+        work(path, do)
     else:
         answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)  # what TVM prints is no answer
         for line in sys.stdin:
-            work(Path(line.rstrip("\n")))
+            work(Path(line.rstrip("\n")), do)
             answers.write("done\n")
             answers.flush()
     sys.stdout.flush()
@@ -280,4 +290,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
