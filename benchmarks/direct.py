@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import targets  # benchmarks/targets.py
 
+import targets  # benchmarks/targets.py
 from edgekit.devices.local import cpu_model
 
 #: Runs a model file N times and prints the median in milliseconds; a process of its own each time.
