@@ -190,7 +190,7 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tune", type=int, default=6, help="candidates a kernel, engine tvm")
+    parser.add_argument("--tune", type=int, default=4, help="candidates a kernel, engine tvm")
     parser.add_argument("--only", default="", help="models whose name holds this text")
     options = parser.parse_args()
     lines, figures = [], {}

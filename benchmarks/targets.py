@@ -51,7 +51,7 @@ def models(work: Path) -> dict[str, tuple[str, str]]:
     """Name -> (model, data) as the command line takes them."""
     rng = np.random.default_rng(0)
     np.savez(work / "ad.npz", x=rng.integers(-128, 128, (100, 640)).astype(np.int8))
-    np.savez(work / "image.npz", x=rng.integers(0, 256, (10, 224, 224, 3)).astype(np.uint8))
+    np.savez(work / "image.npz", x=rng.integers(0, 256, (4, 224, 224, 3)).astype(np.uint8))
     np.savez(work / "small.npz", x=rng.normal(0, 1, (32, 96, 96, 3)).astype(np.float32))
     return {
         "ic_resnet8_int8": (f"{ZOO}/ic_resnet8_int8.tflite", f"{DATA}/cifar10.npz:val_x,val_y"),
@@ -157,10 +157,10 @@ def _tuned(target: str, trials: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--only", default="", help="models whose name holds this text")
     parser.add_argument("--targets", default="", help="these instead, by comma")
-    parser.add_argument("--tune", type=int, default=6, help="candidates a kernel, engine tvm")
+    parser.add_argument("--tune", type=int, default=4, help="candidates a kernel, engine tvm")
     options = parser.parse_args()
     chosen = options.targets.split(",") if options.targets else chosen_targets()
     table, documents = [], {}
@@ -189,7 +189,7 @@ def main() -> None:
         "",
         f"Machine: {cpu_model()}, {platform.system()}; one thread. Tools: {tools()}.",
         "",
-        f"Verified on the first {options.samples} samples (10 random images for MobileNetV2 int8, 32 for "
+        f"Verified on the first {options.samples} samples (4 random images for MobileNetV2 int8, 32 for "
         "the float one, whose weights are random: only its speed means something). "
         "*Every byte*: equal to the oracle's (TensorFlow Lite Micro). *Within tolerance*: int8 rms "
         "difference at most 3 % of the output's range and 95 % of the classes, float32 1e-4 and "
