@@ -85,6 +85,9 @@ def compile_(
     tune: Tune = 0,
     device: DeviceName = None,
     input_shape: InputShape = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="show what each layer could have run, and why")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Compile a model for a target (quantizing it first where the target wants int8)."""
@@ -111,7 +114,8 @@ def compile_(
         device=device,
         progress=progress,
     )
-    emit({"artifact": str(out), **dict(art.manifest)}, json, display.compiled)
+    show = display.explained if explain else display.compiled
+    emit({"artifact": str(out), **dict(art.manifest)}, json, show)
 
 
 @app.command()
