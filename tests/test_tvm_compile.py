@@ -268,3 +268,27 @@ def test_versions_are_on_record(tmp_path: Path) -> None:
     graph, _ = opgen.conv_2d(np.random.default_rng(3))
     built = build.compile_model(graph, isa.host(), tmp_path)
     assert built.tools == check.tools() and set(built.tools) == {"apache-tvm", "apache-tvm-ffi"}
+
+
+def test_float_depthwise_borders_need_no_copy(tmp_path: Path) -> None:
+    """Whole vectors of channels: taps outside of the input are left out, row by row."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for shape, kernel, stride, padding, dilation in (
+        ((8, 9, 32), (3, 3), 2, "SAME", 1),
+        ((5, 5, 48), (5, 5), 1, "SAME", 1),
+        ((1, 3, 16), (3, 3), 2, "SAME", 1),
+        ((2, 2, 16), (3, 3), 1, (1, 1, 1, 1), 1),
+        ((9, 9, 16), (3, 3), 1, (2, 2, 2, 2), 2),
+        ((6, 6, 16), (1, 3), 1, "SAME", 1),
+    ):
+        c = shape[2]
+        x = Tensor("x", (1, *shape), "float32")
+        weights = rng.normal(size=(1, *kernel, c)).astype(np.float32)
+        w = Tensor("w", weights.shape, "float32", data=weights)
+        b = Tensor("b", (c,), "float32", data=rng.normal(size=c).astype(np.float32))
+        how = {"stride": (stride, stride), "padding": padding, "dilation": (dilation, dilation),
+               "depth_multiplier": 1, "activation": "RELU6"}  # fmt: skip
+        graph = opgen.single("DEPTHWISE_CONV_2D", [x, w, b], how, "float32", None)
+        cases.append((graph, [rng.normal(size=(2, *shape)).astype(np.float32)]))
+    _check(cases, isa.host(), tmp_path)
