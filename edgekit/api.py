@@ -104,14 +104,18 @@ def compile(
     simplify: bool = True,
     calibration_samples: int | None = None,
     input_shapes: Shapes | None = None,
+    tune: int = 0,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile a model for a target into the artifact folder ``out``.
 
     data: calibration samples, needed when the model is float and the target int8. simplify: remove
-    dead channels (lossless). Raises UnsupportedError naming each node the engine cannot take,
+    dead channels (lossless). tune: candidates to measure for each kernel first (:mod:`edgekit.tuning`),
+    on ``device``. Raises UnsupportedError naming each node the engine cannot take,
     DoesNotFitError with both numbers when flash or RAM would not do.
     """
+    from edgekit import tuning
     from edgekit.engines import first_usable
     from edgekit.pipeline import CALIBRATION_SAMPLES, prepare
     from edgekit.targets import registry
@@ -140,6 +144,8 @@ def compile(
             progress=progress,
         )
         entry = _model_entry(model, graph)
+        if tune:
+            tuning.tune_engine(backend, chosen, engine, ready.graph, tune, device, progress)
         _build(folder, ready, entry, backend, chosen, replace(options, engine=engine), progress)
     return Artifact.open(out, check=False)
 
@@ -313,9 +319,10 @@ def deploy(
     samples: int | None = None,
     calibration_samples: int | None = None,
     input_shapes: Shapes | None = None,
+    tune: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """compile, profile, verify, report. ``data`` calibrates (float models) and, unless ``val`` is
+    """compile (tune), profile, verify, report. ``data`` calibrates (float models) and, unless ``val`` is
     given, verifies. Returns ``{"artifact", "engine", "profile", "verify", "report", "engines"}``; a
     failed check is in ``verify``, not raised."""
     from edgekit.engines import several, single_row
@@ -332,6 +339,7 @@ def deploy(
         "simplify": simplify,
         "calibration_samples": calibration_samples,
         "input_shapes": input_shapes,
+        "tune": tune,
         "progress": progress,
     }
     wanted = "auto" if options is None else options.engine
@@ -340,7 +348,7 @@ def deploy(
         costs, checked = art.result("profile"), art.result("verify")
         assert costs is not None and checked is not None
     else:
-        art = compile(model, target, out, data=dataset, **settings)
+        art = compile(model, target, out, data=dataset, device=device, **settings)
         if progress:
             progress("profiling")
         costs = profile(art, device=device, data=checks)
@@ -373,15 +381,18 @@ def _fastest(
     simplify: bool,
     calibration_samples: int | None,
     input_shapes: Shapes | None,
+    tune: int,
     progress: Progress | None,
 ) -> tuple[Artifact, list[dict[str, Any]]]:
     """Every engine of the target, the fastest verified one in ``out`` (:mod:`edgekit.engines`)."""
+    from edgekit import tuning
     from edgekit.engines import try_all
     from edgekit.pipeline import CALIBRATION_SAMPLES, prepare
     from edgekit.targets import registry
     from edgekit.targets.base import CompileOptions
 
     backend = registry.get_backend(target.family)
+    tunable = tuning.tunable(backend, target) if tune else []
     known: dict[bool, Prepared] = {}  # the model is quantized once for all engines that need it
     with new_folder(Path(out)) as folder:
         if progress:
@@ -401,6 +412,10 @@ def _fastest(
                     samples=calibration_samples or CALIBRATION_SAMPLES,
                     progress=progress,
                 )
+            if engine in tunable:
+                tuning.tune_engine(
+                    backend, target, engine, known[int8].graph, tune, device, progress
+                )
             chosen = replace(options or CompileOptions(), engine=engine)
             return _build(place, known[int8], entry, backend, target, chosen, progress)
 
@@ -415,6 +430,67 @@ def _fastest(
             progress,
         )
     return Artifact.open(out, check=False), rows
+
+
+def tune(
+    model: str | Path | Graph,
+    target: str,
+    *,
+    trials: int = 12,
+    engine: str = "auto",
+    device: str | None = None,
+    data: str | Path | Dataset | None = None,
+    quantize: QuantizeOptions | None = None,
+    simplify: bool = True,
+    calibration_samples: int | None = None,
+    input_shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure candidates for the kernels of a model on a device and put them on record, for every
+    tunable engine of the target that takes the model (or for ``engine``).
+
+    ``{"target", "device", "engines"}``: a row an engine (``Tunes.tune``, or why it was left out).
+    """
+    from edgekit import tuning
+    from edgekit.engines import int8_already
+    from edgekit.pipeline import CALIBRATION_SAMPLES, prepare
+    from edgekit.targets import registry
+
+    chosen = registry.get_target(target)
+    backend = registry.get_backend(chosen.family)
+    if engine != "auto":
+        _check_engine(backend, chosen, engine)
+    _check_device(device, chosen)
+    names = tuning.tunable(backend, chosen, engine)
+    dataset = _dataset(data)
+    if progress:
+        progress("loading the model")
+    graph = load(model, input_shapes) if isinstance(model, (str, Path)) else model
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        row: dict[str, Any] = {"name": name, "reason": None}
+        rows.append(row)
+        try:
+            if len(names) > 1 and (same := int8_already(backend, chosen, name, graph)):
+                raise InputError(same)
+            ready = prepare(
+                graph,
+                needs_int8=backend.needs_int8(chosen, name),
+                data=dataset,
+                options=quantize,
+                simplify_dead=simplify,
+                samples=calibration_samples or CALIBRATION_SAMPLES,
+                progress=progress,
+            )
+            row |= tuning.tune_engine(backend, chosen, name, ready.graph, trials, device, progress)
+        except EdgekitError as e:
+            if len(names) == 1:
+                raise
+            row["reason"] = str(e)
+    if all(r["reason"] for r in rows):
+        raise InputError("; ".join(f"engine '{r['name']}': {r['reason']}" for r in rows))
+    own = device or backend.default_device(chosen)
+    return {"target": chosen.name, "device": own, "engines": rows}
 
 
 def emulate(
@@ -467,5 +543,6 @@ __all__ = [
     "report",
     "run",
     "targets",
+    "tune",
     "verify",
 ]

@@ -238,6 +238,9 @@ def _totals(c: Console, d: Mapping[str, Any]) -> None:
         for k, v in memory.items()
         if k not in ("flash_bytes", "ram_bytes")
     )
+    if d["details"].get("untuned"):
+        which = f"{d['details']['untuned']} of {d['details']['tunable']} kernels"
+        pairs.append(("untuned", f"{which}: no tuning record; 'edgekit tune' makes them"))
     pairs.append(("flash", f"{number(memory.get('flash_bytes'))} bytes"))
     pairs.append(
         ("RAM", f"{number(memory.get('ram_bytes'))} bytes" + (f" ({parts})" if parts else ""))
@@ -302,6 +305,7 @@ def engines(d: Mapping[str, Any]) -> None:
     rows = []
     for e in d["engines"]:
         total = e["total"] or {}
+        mark = f" ({e['untuned']} kernels untuned)" if e.get("untuned") else ""
         latency, instructions = total.get("latency_ms"), total.get("instructions")
         rows.append(
             (
@@ -312,11 +316,39 @@ def engines(d: Mapping[str, Any]) -> None:
                 f"{number(latency)} ms" if latency is not None else "-",
                 number(instructions),
                 e["kind"] or "",
-                "kept" if e["name"] == d["engine"] else e["reason"] or "slower",
+                ("kept" if e["name"] == d["engine"] else e["reason"] or "slower") + mark,
             )
         )
     columns = ("engine", "type", "verified", "held to", ">latency", ">instructions", "kind", "")
     _console().print(_rows(_table(*columns), rows))
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if value == int(value) else value
+
+
+def tuned(d: Mapping[str, Any]) -> None:
+    """The table of ``tune``."""
+    c = _console()
+    rows = []
+    for e in d["engines"]:
+        if e["reason"]:
+            rows.append((e["name"], "", "", "", "", "", e["reason"]))
+            continue
+        rows.append(
+            (
+                e["name"],
+                number(e["kernels"]),
+                number(e["tried"]),
+                number(e["failed"]),
+                f"{number(_whole(e['before']))} {e['unit']}",
+                f"{number(_whole(e['after']))} {e['unit']}",
+                f"{e['kind']} on {e['device']}",
+            )
+        )
+    columns = ("engine", ">kernels", ">tried", ">failed", ">before", ">after", "")
+    c.print(_rows(_table(*columns), rows))
+    c.print(_facts([("records", e["records"]) for e in d["engines"] if not e["reason"]][:1]))
 
 
 def emulation(d: Mapping[str, Any]) -> None:

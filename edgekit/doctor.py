@@ -25,6 +25,7 @@ _PACKAGES = (
     ("h5py", "Keras .h5 and .keras models", "pip install 'edgekit[keras]'"),
     ("tensorflow", "SavedModel folders", "pip install 'edgekit[tensorflow]'"),
     ("onnxruntime", "engine onnxruntime of x86-64 targets", "pip install 'edgekit[onnxruntime]'"),
+    ("apache-tvm", "engine tvm of arm_cpu and server", "pip install 'edgekit[tvm]'"),
     ("ethos-u-vela", "Ethos-U targets (family npu)", "pip install 'edgekit[npu]'"),
     ("tflite-micro", "an independent oracle for verify", "pip install 'edgekit[oracle]'"),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -65,6 +65,20 @@ class Engine(Protocol):
     ) -> Profile: ...
 
 
+@runtime_checkable
+class TunableEngine(Protocol):
+    """What an engine with something to tune has besides."""
+
+    def tune(
+        self,
+        graph: Graph,
+        target: Target,
+        device: Device,
+        trials: int,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]: ...
+
+
 class EngineBackend:
     """Base of the backends of ``arm_cpu`` and ``server``; engines in order of preference."""
 
@@ -110,6 +124,20 @@ class EngineBackend:
     ) -> Compiled:
         self.check(target)
         return self.engine(options.engine).compile(graph, target, out, options, progress)
+
+    def tune(
+        self,
+        graph: Graph,
+        target: Target,
+        engine: str,
+        device: Device,
+        trials: int,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        chosen = self.engine(engine)
+        if not isinstance(chosen, TunableEngine):
+            raise InputError(f"engine '{engine}' of family '{self.family}' has nothing to tune")
+        return chosen.tune(graph, target, device, trials, progress)
 
     def run(
         self,

@@ -65,8 +65,8 @@ def test_every_file_is_a_64_bit_arm_with_a_pinned_core(name: str) -> None:
     assert target.family == "arm_cpu" and target.has("neon") and target.core.clock_hz > 1e9
     assert target.virtual["cpu"] in aarch64.CPUS and target.virtual["cpu"] != "max"
     assert [e.name for e in BACKEND.engines(target)] == [
-        "c", "litert", "litert-fp16", "litert-int8"]  # fmt: skip
-    assert [e.exact for e in BACKEND.engines(target)] == [True, False, False, False]
+        "c", "litert", "litert-fp16", "litert-int8", "tvm", "tvm-int8"]  # fmt: skip
+    assert [e.name for e in BACKEND.engines(target) if e.exact] == ["c", "tvm", "tvm-int8"]
     assert target.memory_size("cache") > 0 and target.memory_size("dram") >= 1 << 30
 
 
@@ -353,8 +353,13 @@ def test_auto_keeps_the_verified_engine_and_says_why_not_the_others(
     monkeypatch.setenv("EDGEKIT_AARCH64_PYTHON", str(tmp_path / "none"))
     graph = int8_net()
     document = api.deploy(graph, "raspberry-pi-4", data_for(graph), tmp_path / "out")
-    assert document["engine"] == "c" and document["verify"]["mismatched_bytes"] == 0
+    assert document["engine"] in ("c", "tvm") and document["verify"]["mismatched_bytes"] == 0
     rows = {e["name"]: e for e in document["engines"]}
+    assert rows["tvm"]["verified"] or rows["tvm"]["reason"]
+    good = [e for e in rows.values() if e["verified"]]
+    if all(e["total"]["instructions"] for e in good):
+        kept = min(good, key=lambda e: e["total"]["instructions"])
+        assert document["engine"] == kept["name"]
     assert rows["c"]["verified"] and rows["c"]["exact"] and rows["c"]["kind"] == "simulated"
     assert rows["litert"]["supported"] and not rows["litert"]["verified"]
     assert "make it with" in rows["litert"]["reason"]

@@ -28,7 +28,8 @@ from edgekit_targets.litert import with_half_weights
 from edgekit_targets.server import config
 
 BACKEND = get_backend("server")
-ENGINES = ["c", "onnxruntime", "litert", "litert-fp16", "onnxruntime-int8", "litert-int8"]
+ENGINES = ["c", "onnxruntime", "litert", "litert-fp16", "onnxruntime-int8", "litert-int8", "tvm",
+           "tvm-int8"]  # fmt: skip
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 pytestmark = pytest.mark.skipif(not X86, reason="the family runs on x86-64, which this is not")
 HOST = "x86-64-host"
@@ -48,9 +49,9 @@ def test_every_file_is_usable(name: str) -> None:
     assert target.family == "server" and BACKEND.default_device(target) == "host"
     infos = BACKEND.engines(target)
     assert [e.name for e in infos] == ENGINES
-    assert [e.exact for e in infos] == [True] + [False] * 5
+    assert [e.exact for e in infos] == [True] + [False] * 5 + [True] * 2
     assert {e.name: e.int8_form_of for e in infos if e.int8_form_of} == {
-        "onnxruntime-int8": "onnxruntime", "litert-int8": "litert"}  # fmt: skip
+        "onnxruntime-int8": "onnxruntime", "litert-int8": "litert", "tvm-int8": "tvm"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from edgekit.errors import DeviceError, InputError, ToolchainError
 from edgekit.graph import reference
 from edgekit_targets.tvm_ import build, check, isa, linear, runner, support, tune, worker
 from edgekit_targets.tvm_.linear import Tile, Window
+from edgekit_targets.tvm_.records import Best, Records
 
 VNNI = isa.x86_64(["avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"])
 A76 = isa.aarch64("cortex-a76")
@@ -147,26 +151,171 @@ def test_description_of_the_inputs() -> None:
     assert text == f"input 32 2 {len(shape)} {' '.join(map(str, shape))}\n"
 
 
+TVM = {"apache-tvm": check.TESTED_TVM, "apache-tvm-ffi": check.TESTED_FFI}
+
+
 def test_records_belong_to_device_and_tool_versions(tmp_path: Path, monkeypatch) -> None:
-    _versions(monkeypatch, {"apache-tvm": check.TESTED_TVM, "apache-tvm-ffi": check.TESTED_FFI})
-    path = tmp_path / "records.json"
-    records = tune.Records(path)
-    records.put("task", Tile(4, 2), 2.0)
-    records.put("task", Tile(8, 1), 3.0)  # slower: not taken
-    records.save()
-    assert tune.Records(path).tiles(["task", "other"]) == {"task": [4, 2, 1]}
-    assert tune.Records(path, device="board").tiles(["task"]) == {}
-    other = {"apache-tvm": check.TESTED_TVM, "apache-tvm-ffi": "0.1.14.post0"}
-    _versions(monkeypatch, other)
-    assert tune.Records(path).tiles(["task"]) == {}
+    _versions(monkeypatch, TVM)
+    records = Records(tmp_path / "a" / "records.sqlite3")
+    assert records.best(["task"]) == {} and not records.path.exists()
+    records.put("host", "measured", [("task", Tile(4, 2), 2.0, None)])
+    records.put("host", "measured", [("task", Tile(8, 1), 3.0, None)])
+    records.put("host", "measured", [("task", Tile(1, 1), None, "the test program hung")])
+    again = Records(records.path)
+    assert again.best(["task", "other"]) == {"task": Best(Tile(4, 2), 2.0, "host", "measured")}
+    assert again.tried("task", "host") == {Tile(4, 2): 2.0, Tile(8, 1): 3.0, Tile(1, 1): None}
+    assert again.failures("task", "host") == {Tile(1, 1): "the test program hung"}
+    assert again.tried("task", "board") == {}
+    _versions(monkeypatch, {**TVM, "apache-tvm-ffi": "0.1.14.post0"})
+    assert again.best(["task"]) == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 9, "records": {}}', '{"schema": 1}'])
-def test_broken_records_are_refused(tmp_path: Path, text) -> None:
-    path = tmp_path / "records.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"records\.json"):
-        tune.Records(path)
+def test_the_devices_own_records_come_first_and_measured_before_simulated(
+    tmp_path: Path, monkeypatch
+) -> None:
+    _versions(monkeypatch, TVM)
+    records = Records(tmp_path / "records.sqlite3")
+    records.put("emulator", "simulated", [("task", Tile(1, 1), 100.0, None)])
+    assert records.best(["task"])["task"].tile == Tile(1, 1)
+    records.put("board", "measured", [("task", Tile(4, 2), 2.0, None)])
+    assert records.best(["task"])["task"].tile == Tile(4, 2)
+    assert records.best(["task"], "emulator")["task"].tile == Tile(1, 1)
+
+
+def test_the_lesser_cost_is_kept_and_success_beats_failure(tmp_path: Path, monkeypatch) -> None:
+    _versions(monkeypatch, TVM)
+    records = Records(tmp_path / "records.sqlite3")
+    tile = Tile(4, 2)
+    for cost, error in ((None, "timeout"), (3.0, None), (2.0, None), (5.0, None), (None, "again")):
+        records.put("host", "measured", [("task", tile, cost, error)])
+    assert records.tried("task", "host") == {tile: 2.0}
+    assert records.failures("task", "host") == {}
+
+
+def test_records_are_where_the_other_caches_are(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+    assert Records().path == tmp_path / "tuning" / "tvm.sqlite3"
+    monkeypatch.delenv("EDGEKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Records().path == tmp_path / "edgekit" / "tuning" / "tvm.sqlite3"
+
+
+@pytest.mark.parametrize("content", [b"no database at all", b"SQLite format 3\0" + bytes(200)])
+def test_broken_records_are_refused(tmp_path: Path, monkeypatch, content) -> None:
+    _versions(monkeypatch, TVM)
+    path = tmp_path / "records.sqlite3"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"records\.sqlite3.*delete it") as e:
+        Records(path).best(["task"])
+    assert "\n" not in str(e.value)
+    with pytest.raises(InputError, match="delete it"):
+        Records(path).put("host", "measured", [("task", Tile(1, 1), 1.0, None)])
+
+
+_WRITER = """
+import sys, time
+from pathlib import Path
+from edgekit_targets.tvm_ import check
+from edgekit_targets.tvm_.linear import Tile
+from edgekit_targets.tvm_.records import Records
+check.tools = lambda: {"apache-tvm": "x"}
+records = Records(Path(sys.argv[1]))
+for k in range(100000):
+    records.put("host", "measured", [(f"task{k}", Tile(1, 1), float(k), None)])
+    print(k, flush=True)
+"""
+
+
+def test_a_killed_process_leaves_what_it_recorded(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "records.sqlite3"
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            if int(line) >= 5:
+                break
+        writer.kill()
+    monkeypatch.setattr(check, "tools", lambda: {"apache-tvm": "x"})
+    found = Records(path).best([f"task{k}" for k in range(6)])
+    assert {t: b.cost for t, b in found.items()} == {f"task{k}": float(k) for k in range(6)}
+
+
+class _Board:
+    """Stands for compiler and device: ``bad`` tiles do not run, the others cost their pixels."""
+
+    def __init__(self, bad: set[Tile]) -> None:
+        self.bad, self.compiled = bad, 0
+
+    def compile_library(self, graph, target, output, *, tiles, timeout_s, session):
+        self.compiled += 1
+        self.now = {k: Tile.from_json(v) for k, v in tiles.items()}
+        plan = [{"name": k, "function": k} for k in self.now]
+        return {"plan": plan, "tasks": {k: k for k in self.now}}
+
+    def measure(self, library, plan):
+        if self.bad & set(self.now.values()):
+            raise DeviceError("the test program did not end within 5 s")
+        return {row["function"]: float(self.now[row["function"]].pixels) for row in plan}
+
+
+def _tasks(n: int) -> dict[str, list[Tile]]:
+    tiles = [Tile(8, 1), Tile(4, 1), Tile(2, 1), Tile(1, 1)]
+    return {f"task{k}": [*tiles, Tile(3, k + 10)] for k in range(n)}
+
+
+@pytest.fixture
+def board(monkeypatch, tmp_path: Path):
+    """tune_model on a made-up board with five tasks: ``run(trials, bad) -> (Tuned, records)``."""
+    _versions(monkeypatch, TVM)
+    graph, _ = opgen.conv_2d(np.random.default_rng(3))
+    monkeypatch.setattr(tune, "tasks_of", lambda *_: _tasks(5))
+    records = Records(tmp_path / "records.sqlite3")
+
+    def run(trials: int, bad: set[Tile] = frozenset(), say=None):  # type: ignore[assignment]
+        made = _Board(set(bad))
+        monkeypatch.setattr(tune.build, "compile_library", made.compile_library)
+        tuned = tune.tune_model(
+            graph, A76, records, made.measure, device="board", trials=trials, progress=say
+        )
+        return tuned, made
+
+    run.records = records  # type: ignore[attr-defined]
+    return run
+
+
+def test_tuning_finds_the_best_candidate_of_every_task(board) -> None:
+    lines: list[str] = []
+    tuned, made = board(4, say=lines.append)
+    assert (tuned.tasks, tuned.tried, tuned.failed) == (5, 20, 0)
+    assert (tuned.before, tuned.after) == (40.0, 5.0)
+    assert made.compiled == 4 and len(lines) == 4 and "round 4 of 4" in lines[-1]
+    assert {b.tile for b in board.records.best(_tasks(5)).values()} == {Tile(1, 1)}
+
+
+def test_tuning_goes_on_where_it_was(board) -> None:
+    board(2)
+    tuned, made = board(3)
+    assert tuned.tried == 5 and made.compiled == 1, "two of three candidates were on record"
+    assert (tuned.before, tuned.after) == (40.0, 10.0)
+    assert board(3)[1].compiled == 0
+
+
+def test_a_candidate_that_fails_is_a_record_and_not_the_end(board) -> None:
+    """One tile of one task does not run: the round is split until that is known."""
+    bad = Tile(3, 12)  # only task2 has it
+    tuned, _ = board(5, {bad})
+    assert (tuned.tried, tuned.failed) == (25, 1) and tuned.after == 5.0
+    for k in range(5):
+        failed = board.records.failures(f"task{k}", "board")
+        assert set(failed) == ({bad} if k == 2 else set())
+    assert "within 5 s" in board.records.failures("task2", "board")[bad]
+
+
+def test_defaults_that_do_not_run_are_an_error(board) -> None:
+    with pytest.raises(DeviceError, match="within 5 s"):
+        board(3, {Tile(8, 1)})
+    assert board.records.best(_tasks(5)) == {}
 
 
 def test_tasks_do_not_depend_on_weights_but_on_the_target() -> None:
@@ -178,13 +327,6 @@ def test_tasks_do_not_depend_on_weights_but_on_the_target() -> None:
     changed = graph.copy()
     changed.tensors[w.name] = w.with_(data=np.zeros_like(w.data))
     assert list(tune.tasks_of(changed, VNNI)) == [key]
-
-
-def test_other_machines_code_is_not_tuned_here() -> None:
-    graph, _ = opgen.conv_2d(np.random.default_rng(3))
-    foreign = isa.CpuTarget("riscv64-linux-gnu", "generic")
-    with pytest.raises(InputError, match="riscv64"):
-        tune.measure_here(graph, foreign)
 
 
 def test_emulation_gives_no_times(tmp_path: Path) -> None:
@@ -203,3 +345,27 @@ def test_a_runner_that_is_not_there_is_a_device_error(tmp_path: Path) -> None:
     graph, x = opgen.conv_2d(np.random.default_rng(3))
     with pytest.raises(DeviceError, match="cannot be started"):
         runner.run(tmp_path, graph, isa.host(), x)
+
+
+def test_a_worker_that_stays_survives_bad_jobs_kills_and_time_outs(
+    tmp_path: Path, monkeypatch
+) -> None:
+    _versions(monkeypatch, TVM)
+    with worker.Session() as session:
+        for _ in range(2):
+            with pytest.raises(ToolchainError, match="could not dance"):
+                session.call({"do": "dance"}, tmp_path)
+        process = session._process
+        assert process is not None and process.poll() is None, "one worker for both"
+        process.kill()
+        process.wait()
+        with pytest.raises(ToolchainError, match="could not dance"):
+            session.call({"do": "dance"}, tmp_path)
+        assert session._process is not process
+        assert session._process is not None
+        session._process.send_signal(signal.SIGSTOP)  # it hangs
+        with pytest.raises(ToolchainError, match=r"longer than 0\.2 s"):
+            session.call({"do": "dance"}, tmp_path, timeout_s=0.2)
+        with pytest.raises(ToolchainError, match="could not dance"):
+            session.call({"do": "dance"}, tmp_path)
+    assert session._process is None

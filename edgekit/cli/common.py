@@ -60,6 +60,10 @@ Calibration = Annotated[
 Simplify = Annotated[
     bool, typer.Option("--simplify/--no-simplify", help="remove dead channels (lossless)")
 ]
+Tune = Annotated[
+    int,
+    typer.Option("--tune", min=0, help="measure so many candidates a kernel first (engine tvm)"),
+]
 Toolchain = Annotated[
     str | None, typer.Option("--toolchain", help="compiler of the mcu family: auto, zig or gcc")
 ]

@@ -27,6 +27,7 @@ from edgekit.cli.common import (
     Simplify,
     TargetName,
     Toolchain,
+    Tune,
     app,
     compile_options,
     emit,
@@ -81,6 +82,8 @@ def compile_(
     equalize: Equalize = False,
     calibration_samples: Calibration = 200,
     toolchain: Toolchain = None,
+    tune: Tune = 0,
+    device: DeviceName = None,
     input_shape: InputShape = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="show what each layer could have run, and why")
@@ -107,6 +110,8 @@ def compile_(
         simplify=simplify,
         calibration_samples=calibration_samples,
         input_shapes=shapes_of(input_shape),
+        tune=tune,
+        device=device,
         progress=progress,
     )
     show = display.explained if explain else display.compiled
@@ -192,6 +197,7 @@ def deploy(
     equalize: Equalize = False,
     calibration_samples: Calibration = 200,
     toolchain: Toolchain = None,
+    tune: Tune = 0,
     input_shape: InputShape = None,
     json: Json = False,
 ) -> None:
@@ -218,6 +224,7 @@ def deploy(
         samples=samples,
         calibration_samples=calibration_samples,
         input_shapes=shapes_of(input_shape),
+        tune=tune,
         progress=progress,
     )
     emit(document, json, display.deployed)

@@ -42,6 +42,8 @@ CPUS: dict[str, tuple[str, ...]] = {
     "cortex-a76": ("neon", "dotprod", "fp16", "lse"),
 }
 DEFAULT_CPU = "cortex-a53"
+#: Where Debian's cross packages put the C and C++ libraries.
+_LIBRARIES = ("/usr/aarch64-linux-gnu",)
 NAMES = ("aarch64", *CPUS)  #: what may follow ``virtual:``
 
 
@@ -49,6 +51,17 @@ def find_qemu() -> str | None:
     """The emulator's path, one that takes plug-ins first; None when there is none."""
     found = [p for p in map(shutil.which, _PROGRAMS) if p]
     return next((p for p in found if has_plugins(p)), found[0] if found else None)
+
+
+def find_libraries() -> Path | None:
+    """A folder with the dynamic linker and the C and C++ libraries of 64-bit Arm: $QEMU_LD_PREFIX,
+    Debian's cross packages, or the root of :mod:`aarch64_python`; None when there is none."""
+    given = os.environ.get("QEMU_LD_PREFIX")
+    python = aarch64_python.find()
+    for place in (given, *_LIBRARIES, python):
+        if place and (Path(place) / "lib/ld-linux-aarch64.so.1").exists():
+            return Path(place)
+    return None
 
 
 def why_unusable() -> str | None:
@@ -129,9 +142,10 @@ class Aarch64Device:
         return self._sandbox.pull(remote)
 
     def run(self, request: RunRequest) -> RunResult:
-        """Run a pushed, statically linked program, or a ``.py`` file where a Python for the device has
-        been made (:mod:`edgekit.devices.aarch64_python`); scripts have no sections and functions.
-        Without plug-ins a traced run has no trace."""
+        """Run a pushed program, statically linked or for glibc (:func:`find_libraries`), or a ``.py``
+        file where a Python for the device has been made (:mod:`edgekit.devices.aarch64_python`);
+        scripts have no sections and functions. Sections need an address that is fixed when the
+        program is linked. Without plug-ins a traced run has no trace."""
         path = self._sandbox.resolve(request.program)
         if not path.is_file():
             raise DeviceError(f"the device has no program '{request.program}'; push it first")
@@ -150,8 +164,8 @@ class Aarch64Device:
             environment |= more
             if request.sections:
                 raise InputError("a script has no functions to begin sections at")
-        else:
-            _check_elf(program, request.program)
+        elif _needs_libraries(program, request.program):
+            interpreter = ["-L", str(find_libraries())]
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         with tempfile.TemporaryDirectory(prefix="edgekit-qemu-") as scratch:
             counts = Path(scratch) / "counts"
@@ -248,16 +262,25 @@ class Aarch64Device:
         self.close()
 
 
-def _check_elf(program: bytes, name: str) -> None:
-    """Refuse what QEMU would refuse in its own words: not ELF, another machine, dynamic."""
-    accepted = "a statically linked aarch64 Linux program is accepted"
+def _needs_libraries(program: bytes, name: str) -> bool:
+    """Whether a program needs a dynamic linker; refuses what QEMU would refuse in its own words:
+    not ELF, another machine, libraries that are not there."""
+    accepted = "a statically linked aarch64 Linux program, or one for glibc, is accepted"
     if program[:4] != b"\x7fELF" or len(program) < 64:
         raise InputError(f"'{name}' is not an ELF program; {accepted}")
     machine = int.from_bytes(program[18:20], "little")
     if program[4] != 2 or machine != 183:  # ELFCLASS64, EM_AARCH64
         raise InputError(f"'{name}' is an ELF program for machine {machine}; {accepted}")
-    if b"/ld-linux-aarch64.so" in program[:4096] or b"/ld-musl-aarch64" in program[:4096]:
-        raise InputError(f"'{name}' needs a dynamic linker; {accepted}")
+    if b"/ld-musl-aarch64" in program[:4096]:
+        raise InputError(f"'{name}' needs the dynamic linker of musl; {accepted}")
+    if b"/ld-linux-aarch64.so" not in program[:4096]:
+        return False
+    if find_libraries() is None:
+        raise ToolchainError(
+            f"'{name}' needs the C and C++ libraries of 64-bit Arm: apt-get install "
+            "libc6-arm64-cross libstdc++6-arm64-cross, or set QEMU_LD_PREFIX to where they are"
+        )
+    return True
 
 
 class _Symbols:

@@ -132,6 +132,7 @@ def view(art: Artifact) -> dict[str, Any]:
             usages=used,
             profile=profile,
             verify=check,
+            details=art.details,
         ),
         "check": check,
         "divergence": None if check is None else divergence(check),

@@ -37,6 +37,7 @@ def remarks(
     usages: Sequence[Usage],
     profile: Mapping[str, Any] | None,
     verify: Mapping[str, Any] | None,
+    details: Mapping[str, Any] | None = None,
 ) -> list[Remark]:
     """All remarks, the worst first."""
     found = [
@@ -45,6 +46,7 @@ def remarks(
         *_of_floats(graph),
         *_of_layers(target, layers, column),
         *_of_profile(target, profile),
+        *_of_tuning(mapping(details)),
     ]
     return sorted(found, key=lambda r: _ORDER[r.level])
 
@@ -185,6 +187,18 @@ def _of_layers(target: Target, layers: Sequence[Layer], column: Column | None) -
             "Portable kernels at work",
             f"{percent(share, 0)} of the {what} goes to kernels without this core's SIMD "
             f"instructions: layers {names}{' and more' if len(slow) > 5 else ''}.",
+        )
+
+
+def _of_tuning(details: Mapping[str, Any]) -> Iterator[Remark]:
+    missing, tunable = whole(details.get("untuned")), whole(details.get("tunable"))
+    if missing:
+        yield Remark(
+            "warn",
+            "Untuned kernels",
+            f"{number(missing)} of {number(tunable)} kernels have no tuning record and take a default "
+            "tile: the times on this page may be slower than what this engine can do; "
+            "edgekit tune MODEL --target T, then compile again.",
         )
 
 

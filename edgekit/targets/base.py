@@ -32,6 +32,7 @@ class EngineInfo:
     exact: its integer outputs are the oracle's bytes; other engines are held to a tolerance
     (:mod:`edgekit.tolerance`), and say so in ``Compiled.details`` (``exact``, ``precision``).
     int8_form_of: the engine that this one is after quantizing a float model, if any.
+    tunable: :class:`Tunes` can make it faster.
     """
 
     name: str
@@ -40,6 +41,7 @@ class EngineInfo:
     description: str = ""
     exact: bool = True
     int8_form_of: str | None = None
+    tunable: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,26 @@ class OpensDevices(Protocol):
     """
 
     def open_device(self, name: str, target: Target) -> Device | None: ...
+
+
+@runtime_checkable
+class Tunes(Protocol):
+    """What a backend with tunable engines (:attr:`EngineInfo.tunable`) has besides: candidates are
+    measured on a device and put on record, where ``compile`` finds them."""
+
+    def tune(
+        self,
+        graph: Graph,
+        target: Target,
+        engine: str,
+        device: Device,
+        trials: int,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """graph: as for ``compile``. trials: candidates a kernel has on record afterwards. JSON-ready:
+        ``kernels``, ``tried`` and ``failed`` candidates, cost ``before`` and ``after`` with ``unit``
+        and ``kind``, ``device``, ``records`` (a path), ``tools``."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from edgekit_targets.engine_backend import EngineBackend
 from edgekit_targets.interpreted import need_machine
 from edgekit_targets.litert import LiteRt
 from edgekit_targets.native_c import CEngine
+from edgekit_targets.tvm_ import isa
+from edgekit_targets.tvm_engine import TvmEngine
 
 from .config import parse
 
@@ -14,6 +16,10 @@ from .config import parse
 def _code(target: Target) -> tuple[str, str]:
     toolchain = parse(target).toolchain
     return toolchain.triple, toolchain.cpu
+
+
+def _llvm(target: Target) -> isa.CpuTarget:
+    return isa.aarch64(parse(target).toolchain.cpu.replace("_", "-"))
 
 
 class ArmCpuBackend(EngineBackend):
@@ -29,6 +35,8 @@ class ArmCpuBackend(EngineBackend):
                 LiteRt(admit=admit),
                 LiteRt("fp16", admit=admit),
                 LiteRt("int8", admit=admit),
+                TvmEngine(_llvm, admit=admit),
+                TvmEngine(_llvm, "int8", admit=admit),
             ]
         )
 

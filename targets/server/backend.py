@@ -11,14 +11,21 @@ from edgekit_targets.engine_backend import EngineBackend
 from edgekit_targets.litert import LiteRt
 from edgekit_targets.native_c import CEngine
 from edgekit_targets.onnxruntime_ import OnnxRuntime
+from edgekit_targets.tvm_ import isa
+from edgekit_targets.tvm_engine import TvmEngine
 
-from .config import host_flags, parse
+from .config import CODE_CPUS, host_flags, parse
 
 _MACHINES = ("x86_64", "amd64")
 
 
 def _code(target: Target) -> tuple[str, str]:
     return "x86_64-linux-musl", parse(target).toolchain.cpu
+
+
+def _llvm(target: Target) -> isa.CpuTarget:
+    cpu = parse(target).toolchain.cpu
+    return isa.host() if cpu == "native" else isa.x86_64(CODE_CPUS[cpu])
 
 
 def _admit(target: Target, device: Device) -> None:
@@ -51,6 +58,8 @@ class ServerBackend(EngineBackend):
                 LiteRt("fp16", admit=_admit),
                 OnnxRuntime("int8", admit=_admit),
                 LiteRt("int8", admit=_admit),
+                TvmEngine(_llvm, admit=_admit),
+                TvmEngine(_llvm, "int8", admit=_admit),
             ]
         )
 

@@ -54,11 +54,14 @@ def compile_library(
     output: Path,
     *,
     tiles: Mapping[str, Sequence[int]] | None = None,
-    trace: bool = False,
     assembly: Path | None = None,
     timeout_s: float = worker.TIMEOUT_S,
+    session: worker.Session | None = None,
 ) -> dict[str, Any]:
-    """``output`` (a shared library with the model) in a worker process; returns plan and tasks."""
+    """``output`` (a shared library with the model) in a worker process; returns plan and tasks.
+
+    session: a worker that is there already.
+    """
     from edgekit.formats import ekg
 
     with tempfile.TemporaryDirectory() as name:
@@ -69,11 +72,11 @@ def compile_library(
             "graph": str(folder / "model.ekg"),
             "target": worker.to_json(target),
             "tiles": {k: list(v) for k, v in (tiles or {}).items()},
-            "trace": trace,
             "output": str(folder / "out.so"),
             "assembly": str(folder / "out.s") if assembly else None,
         }
-        answer = worker.call(job, folder, timeout_s)
+        call = session.call if session else worker.call
+        answer = call(job, folder, timeout_s)
         shutil.move(folder / "out.so", output)
         if assembly:
             shutil.move(folder / "out.s", assembly)
@@ -81,7 +84,12 @@ def compile_library(
 
 
 def build_runner(target: CpuTarget, folder: Path) -> list[str]:
-    """``runner`` and the libraries it needs, into ``folder``; names of the files."""
+    """``runner`` and the libraries it needs, into ``folder``; names of the files.
+
+    For machines that are emulated here its functions have fixed addresses and names (among the
+    dynamic symbols: the others go, with the paths in zig's debug information), so that instructions
+    can be counted by kernel.
+    """
     libraries = runtime_libs.libraries(target.arch)
     for path in libraries:
         shutil.copyfile(path, folder / path.name)
@@ -98,6 +106,7 @@ def build_runner(target: CpuTarget, folder: Path) -> list[str]:
                 "-Werror",
                 "-std=c11",
                 "-s",
+                *([] if target.arch == "x86_64" else ["-DEK_CALL_MARKERS", "-no-pie", "-rdynamic"]),
                 "-D_GNU_SOURCE",
                 f"-I{runtime_libs.headers()}",
                 RUNNER.name,
@@ -123,14 +132,13 @@ def compile_model(
     folder: Path,
     *,
     tiles: Mapping[str, Sequence[int]] | None = None,
-    trace: bool = False,
     assembly: bool = False,
     timeout_s: float = worker.TIMEOUT_S,
 ) -> Built:
     """Everything that is needed to run ``graph`` on ``target``, into ``folder``.
 
-    tiles: tuning records (:func:`edgekit_targets.tvm_.tune.Records.tiles`). trace: also
-    ``trace.so``, whose outputs are those of every node. assembly: also ``model.s``.
+    tiles: tuning records (:func:`edgekit_targets.tvm_.tune.Records.tiles`). assembly: also
+    ``model.s``.
     Raises UnsupportedError naming nodes, ToolchainError when TVM or zig fails.
     """
     check.require()
@@ -138,16 +146,15 @@ def compile_model(
         work = Path(name)
         asm = work / "model.s" if assembly else None
         answer = compile_library(
-            graph, target, work / "model.so", tiles=tiles, assembly=asm, timeout_s=timeout_s
+            graph,
+            target,
+            work / "model.so",
+            tiles=tiles,
+            assembly=asm,
+            timeout_s=timeout_s,
         )
         files = ["model.so", "model.io"]
         (work / "model.io").write_text(describe(graph), encoding="utf-8")
-        if trace:
-            compile_library(
-                graph, target, work / "trace.so", tiles=tiles, trace=True, timeout_s=timeout_s
-            )
-            (work / "trace.io").write_text(describe(graph), encoding="utf-8")
-            files += ["trace.so", "trace.io"]
         files += build_runner(target, work)
         counts: Counter[str] = Counter()
         if asm:

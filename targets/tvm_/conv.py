@@ -301,13 +301,84 @@ class DepthwiseKernel(LinearKernel):
         self.x_dtype = "int8" if out else "float32"
         self.w_dtype = "int8" if out else "float32"
 
+    @property
+    def direct(self) -> bool:
+        """Whether the border is computed tap by tap, without a padded copy of the input: floats in
+        whole vectors, where a tap outside adds nothing."""
+        kh, kw = self.win.kernel
+        whole = self.win.channels % self.lanes == 0
+        return self.win.padded and self.out is None and whole and kh * kw <= 25
+
     def needs_copy(self) -> bool:
-        return self.win.padded
+        return self.win.padded and not self.direct
+
+    def inside(self, axis: int) -> tuple[int, int]:
+        """First and end of the output rows (axis 0) or pixels (1) with the whole window inside."""
+        win = self.win
+        size = (win.height, win.width)[axis]
+        count = (win.out_height, win.out_width)[axis]
+        before, reach = win.pads[2 * axis], (win.kernel[axis] - 1) * win.dilation[axis]
+        first = min(-(-before // win.stride[axis]), count)
+        end = (size - 1 - reach + before) // win.stride[axis] + 1
+        return first, max(first, min(end, count))
+
+    def taps(self, axis: int, at_: int) -> list[int]:
+        """Window cells of one output row or pixel that lie inside of the input."""
+        win = self.win
+        size = (win.height, win.width)[axis]
+        origin = at_ * win.stride[axis] - win.pads[2 * axis]
+        cells = range(win.kernel[axis])
+        return [i for i in cells if 0 <= origin + i * win.dilation[axis] < size]
+
+    def emit(self, bufs: tuple[Any, Any, Any, Any]) -> None:
+        if not self.direct:
+            super().emit(bufs)
+            return
+        T, win, p = self.T, self.win, self.tile.pixels
+        (top, bottom), (left, right) = self.inside(0), self.inside(1)
+
+        def row(block: tuple, oh: Expr, rows: list[int]) -> None:
+            def tile(ow: Expr, pixels: int, cols: list[int]) -> None:
+                self.tile_sums(bufs, oh, ow, pixels, block, (rows, cols))
+
+            every = list(range(win.kernel[1]))
+            for ow in range(left):
+                tile(const(ow, "int32"), 1, self.taps(1, ow))
+            full, tail = divmod(right - left, p)
+            if full:
+                with T.serial(0, full) as i:
+                    tile(i * p + left, p, every)
+            if tail:
+                tile(const(left + full * p, "int32"), tail, every)
+            for ow in range(right, win.out_width):
+                tile(const(ow, "int32"), 1, self.taps(1, ow))
+
+        def rows_of(each: Any) -> None:
+            for oh in range(top):
+                each(const(oh, "int32"), self.taps(0, oh))
+            if bottom > top:
+                with T.serial(0, bottom - top) as r:
+                    each(r + top, list(range(win.kernel[0])))
+            for oh in range(bottom, win.out_height):
+                each(const(oh, "int32"), self.taps(0, oh))
+
+        if self.tile.channels_outer:
+            self.blocks(lambda block: rows_of(lambda oh, rows: row(block, oh, rows)))
+        else:
+            rows_of(lambda oh, rows: self.blocks(lambda block: row(block, oh, rows)))
 
     def tile_sums(
-        self, bufs: tuple[Any, Any, Any, Any], oh: Expr, ow: Expr, pixels: int, block: tuple
+        self,
+        bufs: tuple[Any, Any, Any, Any],
+        oh: Expr,
+        ow: Expr,
+        pixels: int,
+        block: tuple,
+        cells_inside: tuple[list[int], list[int]] | None = None,
     ) -> None:
         T, win = self.T, self.win
+        top, left = (win.pads[0], win.pads[2]) if self.direct else (0, 0)
+        stride = win.width * win.channels if self.direct else win.row
         x, w, table, y = bufs
         channel, _, _, count = block
         n = self.lanes
@@ -319,8 +390,8 @@ class DepthwiseKernel(LinearKernel):
         kh, kw = win.kernel
 
         def values(p: int, i: Expr, j: int) -> Expr:
-            row = (oh * sh + i * dh) * win.row
-            return x[at(row + ((ow + p) * sw + j * dw) * win.channels + channel, n)]
+            row = (oh * sh + i * dh - top) * stride
+            return x[at(row + ((ow + p) * sw + j * dw - left) * win.channels + channel, n)]
 
         def weights(i: Expr, j: int) -> Expr:
             return w[at((i * kw + j) * self.padded + channel, n)]
@@ -344,7 +415,8 @@ class DepthwiseKernel(LinearKernel):
 
         step = 2 if self.pairs else 1
         if kh * kw <= 25:  # unrolled, pairs may span rows
-            cells = [(const(i, "int32"), j) for i in range(kh) for j in range(kw)]
+            within = cells_inside or (list(range(kh)), list(range(kw)))
+            cells = [(const(i, "int32"), j) for i in within[0] for j in within[1]]
             for k in range(0, len(cells), step):
                 summed(cells[k : k + step])
         else:

@@ -41,8 +41,9 @@ from edgekit_targets.tvm_.support import unsupported
 
 @dataclass(frozen=True)
 class Lowered:
-    """module: the Relax IRModule. plan: one JSON-ready row a node. tasks: what can be tuned, by
-    node name: task key -> :func:`task_key`."""
+    """module: the Relax IRModule. plan: one JSON-ready row a node, with the names of its kernels in
+    the order of their calls. tasks: what can be tuned, by node name: task key -> :func:`task_key`.
+    """
 
     module: Any
     plan: list[dict[str, Any]]
@@ -60,7 +61,7 @@ class Lowering:
     values: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-    _names: set[str] = field(default_factory=set)
+    _names: list[str] = field(default_factory=list)
 
     def const(self, data: np.ndarray) -> Any:
         from tvm import relax
@@ -73,11 +74,14 @@ class Lowering:
         while name in self._names:
             k += 1
             name = f"ek_{base}_{k}"
-        self._names.add(name)
+        self._names.append(name)
         return name
 
     def emit_te(self, build: Callable[..., Any], *inputs: Any, hint: str) -> Any:
-        return self.block.emit_te(build, *inputs, primfunc_name_hint=self.name(hint))
+        var = self.block.emit_te(build, *inputs, primfunc_name_hint=self.name(hint))
+        # a function that is there already is called again, under its own name
+        self._names[-1] = str(self.block.lookup_binding(var).args[0].name_hint)
+        return var
 
     def call(self, function: Any, name: str, args: Sequence[Any], out: Tensor) -> Any:
         """A call of a TIR function that writes ``out``."""
@@ -316,12 +320,10 @@ def lower(
     target: CpuTarget,
     *,
     tiles: Mapping[str, Tile] | None = None,
-    trace: bool = False,
 ) -> Lowered:
     """The Relax module of ``graph``. UnsupportedError names every node it cannot take.
 
-    tiles: tuned tiles by :func:`task_key`. trace: ``main`` returns every node's outputs in graph
-    order instead of the graph's outputs.
+    tiles: tuned tiles by :func:`task_key`.
     """
     from tvm import relax
 
@@ -344,12 +346,13 @@ def lower(
     with block.function("main", params):
         with block.dataflow():
             for node in graph.nodes:
+                known = len(lo._names)
                 results = _LOWER[node.type](lo, node)
                 lo.values.update(zip(node.outputs, results, strict=True))
                 row = {"name": node.name, "op": node.type, "macs": macs(node, graph)}
+                row["functions"] = lo._names[known:]
                 plan.append({**row, **lo.details.get(node.name, {})})
-            names = [o for n in graph.nodes for o in n.outputs] if trace else graph.outputs
-            results = [lo.value(o) for o in names]
+            results = [lo.value(o) for o in graph.outputs]
             final = block.emit_output(relax.Tuple(results))
         block.emit_func_output(final)
     return Lowered(block.finalize() if hasattr(block, "finalize") else block.get(), plan, lo.tasks)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -145,20 +147,72 @@ def run(
 def trace(
     folder: Path,
     graph: Graph,
+    plan: Sequence[Mapping[str, Any]],
     target: CpuTarget,
     inputs: Sequence[np.ndarray],
     *,
     timeout_s: float = TIMEOUT_S,
-) -> dict[str, np.ndarray]:
-    """Every node's outputs by tensor name, in execution order (of a folder built with trace)."""
-    if not (folder / "trace.so").is_file():
-        raise ToolchainError(f"'{folder.name}' has no trace.so; compile the model with trace")
-    names = [o for n in graph.nodes for o in n.outputs]
+) -> list[dict[str, np.ndarray]]:
+    """:func:`read_trace` of a run. plan: that of the compilation."""
     with tempfile.TemporaryDirectory() as name:
         source, result = Path(name) / "in.bin", Path(name) / "out.bin"
-        samples = _write(graph, inputs, source, None)
-        _run(folder, target, ["run", str(source), str(result)], "trace", timeout_s)
-        return dict(zip(names, _read(result, graph, names, samples), strict=True))
+        _write(graph, inputs, source, None)
+        _run(folder, target, ["trace", str(source), str(result)], "model", timeout_s)
+        return read_trace(result.read_bytes(), graph, plan, inputs)
+
+
+def calls_of(plan: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The kernels in the order in which one inference calls them; equal ones have one name."""
+    return [f for row in plan for f in row["functions"]]
+
+
+def by_row(plan: Sequence[Mapping[str, Any]], values: Sequence[Any]) -> list[list[Any]]:
+    """One value a call, sorted into the rows of the plan."""
+    rest = iter(values)
+    return [[next(rest) for _ in row["functions"]] for row in plan]
+
+
+def read_trace(
+    data: bytes, graph: Graph, plan: Sequence[Mapping[str, Any]], inputs: Sequence[np.ndarray]
+) -> list[dict[str, np.ndarray]]:
+    """What every node gave, by tensor name in execution order, one dict a sample.
+
+    data: the file of the runner's ``trace``. Nodes that call no kernel (views) have the bytes of
+    their input. inputs: the samples that were run.
+    """
+    calls = calls_of(plan)
+    at, found = 0, []
+    for k in range(inputs[0].shape[0] if inputs else 1):
+        written: list[bytes] = []
+        for expected in [*calls, ""]:
+            try:
+                (length,) = struct.unpack_from("<Q", data, at)
+                name = data[at + 8 : at + 8 + length].decode("utf-8", "replace")
+                (size,) = struct.unpack_from("<Q", data, at + 8 + length)
+            except struct.error:
+                name = "(the end)"
+            if name != expected:
+                raise DeviceError(
+                    f"the tvm runner's trace has '{name}' where '{expected}' was expected; "
+                    "compile the artifact again"
+                )
+            at += 16 + length
+            written.append(data[at : at + size])
+            at += size
+        values = {n: np.asarray(x[k]) for n, x in zip(graph.inputs, inputs, strict=True)}
+        layers: dict[str, np.ndarray] = {}
+        for node, mine in zip(graph.nodes, by_row(plan, written), strict=True):
+            outs = graph.outs(node)
+            if not mine:
+                source = graph.tensor(node.inputs[0])
+                given = values.get(source.name) if source.data is None else source.data
+                mine = [b"" if given is None else given.tobytes()]
+            for t, raw in zip(outs, mine[-len(outs) :], strict=False):
+                if len(raw) == t.nbytes:
+                    dtype = np.dtype(t.dtype).newbyteorder("<")
+                    values[t.name] = layers[t.name] = np.frombuffer(raw, dtype).reshape(t.shape)
+        found.append(layers)
+    return found
 
 
 def time_model(

@@ -2,12 +2,18 @@
  *
  *   run IN OUT      every sample of IN (all inputs, one after the other) through the model;
  *                   OUT gets all outputs of each sample
- *   profile IN      one inference of the first sample, between ek_marker_begin and ek_marker_end
- *   time IN N       one inference to warm up, then N, each timed: lines total_ns=...
+ *   trace IN OUT    the same, but OUT gets what every kernel wrote: records of a 64-bit length of the
+ *                   name, the name, a 64-bit size, the bytes; of each sample a record 0, 0 is last
+ *   profile IN      of the first sample one inference to warm up, one between ek_marker_begin and
+ *                   ek_marker_end, then one with ek_call_K before the K-th kernel and
+ *                   ek_marker_between after it: what devices that count instructions look for.
+ *                   Lines call=FUNCTION name the kernels in order
+ *   time IN N       inferences to warm up (50 ms), then N, each timed: lines total_ns=...
  *   layers IN N     the same with pairs of lines layer=FUNCTION, layer_ns=... for every call
  *
  * MODEL.io, a text beside the library, has one line an input: "input BITS CODE RANK DIM...", code
  * as in DLPack. The library and this text are found beside the program, or in EDGEKIT_MODEL.
+ * One thread, whatever TVM_NUM_THREADS says.
  * Results are lines key=value. Exit codes: 0 done, 2 wrong arguments or files, 3 the model failed.
  */
 #include <stdint.h>
@@ -18,6 +24,9 @@
 #include <tvm/ffi/c_api.h>
 
 enum { EK_OK = 0, EK_USAGE = 2, EK_MODEL = 3, MAX_INPUTS = 256, MAX_RANK = 8 };
+enum { MAX_CALLS = 512, MAX_NAME = 64, WARM_UP_NS = 50000000 };
+static const char USAGE[] =
+    "usage: run IN OUT | trace IN OUT | profile IN | time IN N | layers IN N";
 
 typedef struct {
   DLManagedTensorVersioned managed;
@@ -35,6 +44,26 @@ void ek_marker_begin(void);
 void ek_marker_end(void);
 __attribute__((noinline)) void ek_marker_begin(void) { __asm volatile("" ::: "memory"); }
 __attribute__((noinline)) void ek_marker_end(void) { __asm volatile("" ::: "memory"); }
+
+#ifdef EK_CALL_MARKERS /* one function a call, so that each has an address */
+void ek_marker_between(void);
+__attribute__((noinline)) void ek_marker_between(void) { __asm volatile("" ::: "memory"); }
+#define EK_1(N)                                                  \
+  void ek_call_##N(void);                                        \
+  __attribute__((noinline, used)) void ek_call_##N(void) { __asm volatile("" ::: "memory"); }
+#define EK_8(N) EK_1(N##0) EK_1(N##1) EK_1(N##2) EK_1(N##3) EK_1(N##4) EK_1(N##5) EK_1(N##6) EK_1(N##7)
+#define EK_64(N) EK_8(N##0) EK_8(N##1) EK_8(N##2) EK_8(N##3) EK_8(N##4) EK_8(N##5) EK_8(N##6) EK_8(N##7)
+EK_64(0) EK_64(1) EK_64(2) EK_64(3) EK_64(4) EK_64(5) EK_64(6) EK_64(7) /* octal: 000 to 777 */
+#undef EK_1
+#define EK_1(N) ek_call_##N,
+static void (*const call_markers[MAX_CALLS])(void) = {
+    EK_64(0) EK_64(1) EK_64(2) EK_64(3) EK_64(4) EK_64(5) EK_64(6) EK_64(7)};
+static void mark_call(int k) { if (k < MAX_CALLS) call_markers[k](); }
+static void mark_between(void) { ek_marker_between(); }
+#else
+static void mark_call(int k) { (void)k; }
+static void mark_between(void) {}
+#endif
 
 static int fail(const char *text, int code) {
   printf("error=%s\n", text);
@@ -201,18 +230,46 @@ static void release(TVMFFIAny result) {
   if (result.type_index >= kTVMFFIStaticObjectBegin) TVMFFIObjectDecRef(result.v_obj);
 }
 
-static int run_file(FILE *in, const char *out_name) {
+static int instrument(void);
+static FILE *trace_file; /* open: kernels' outputs go there */
+static int trace_failed;
+
+static void trace_record(const char *name, size_t size, const void *data, uint64_t bytes) {
+  const uint64_t length = size;
+  trace_failed |= fwrite(&length, sizeof length, 1, trace_file) != 1 ||
+                  fwrite(name, 1, size, trace_file) != size ||
+                  fwrite(&bytes, sizeof bytes, 1, trace_file) != 1 ||
+                  fwrite(data, 1, bytes, trace_file) != bytes;
+}
+
+/* The last argument of a kernel is what it writes. */
+static void trace_call(const char *name, size_t size, const TVMFFIAny *a) {
+  const DLTensor *t = NULL;
+  if (a->type_index == kTVMFFIDLTensorPtr) t = (const DLTensor *)a->v_ptr;
+  if (a->type_index == kTVMFFITensor)
+    t = (const DLTensor *)((const char *)a->v_obj + sizeof(TVMFFIObject));
+  if (!t) return;
+  uint64_t bytes = t->dtype.bits / 8;
+  for (int d = 0; d < t->ndim; ++d) bytes *= (uint64_t)t->shape[d];
+  trace_record(name, size, (const char *)t->data + t->byte_offset, bytes);
+}
+
+static int run_file(FILE *in, const char *out_name, int tracing) {
   FILE *out = fopen(out_name, "wb");
   if (!out) return fail("cannot write the output file", EK_USAGE);
+  if (tracing) trace_file = out;
+  if (tracing && instrument()) return EK_MODEL;
   long samples = 0;
   int more, code = 0;
   while (!code && (more = read_sample(in)) > 0) {
     TVMFFIAny result;
     code = invoke(&result);
-    if (!code) code = write_outputs(result, out), release(result);
+    if (!code && !tracing) code = write_outputs(result, out);
+    if (!code) release(result);
+    if (tracing) trace_record("", 0, "", 0);
     ++samples;
   }
-  if (fclose(out) && !code) code = fail("cannot write the output file", EK_USAGE);
+  if ((fclose(out) || trace_failed) && !code) code = fail("cannot write the output file", EK_USAGE);
   if (code) return code;
   if (more < 0) return fail("the input file ends inside a sample", EK_USAGE);
   printf("samples=%ld\n", samples);
@@ -220,63 +277,109 @@ static int run_file(FILE *in, const char *out_name) {
 }
 
 static struct {
-  int printing;
+  int printing, counting, calls;
   uint64_t start;
+  char names[MAX_CALLS][MAX_NAME];
 } layers;
+
+/* The name of the function that is called, "" where it is none of the model's kernels. */
+static size_t name_of(const TVMFFIAny *a, const char **name) {
+  size_t size = 0;
+  *name = "";
+  if (a->type_index == kTVMFFIRawStr) {
+    *name = a->v_c_str, size = strlen(*name);
+  } else if (a->type_index == kTVMFFISmallStr) {
+    *name = a->v_bytes, size = a->small_str_len;
+  } else if (a->type_index == kTVMFFIStr) {
+    const TVMFFIByteArray *text =
+        (const TVMFFIByteArray *)((const char *)a->v_obj + sizeof(TVMFFIObject));
+    *name = text->data, size = text->size;
+  }
+  return size > 3 && !memcmp(*name, "ek_", 3) ? size : 0;
+}
 
 /* Called around every call of the virtual machine: (function, name, before, result, args...). */
 static int on_call(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {
+  const uint64_t now = layers.counting ? 0 : now_ns();
   (void)self;
-  const uint64_t now = now_ns();
+  mark_between();
   memset(result, 0, sizeof *result);
   result->type_index = kTVMFFIInt; /* 0: go on */
   if (count < 3) return 0;
-  if (args[2].v_int64 == 0 && layers.printing) {
-    const char *name = "";
-    size_t size = 0;
-    if (args[1].type_index == kTVMFFIRawStr) {
-      name = args[1].v_c_str, size = strlen(name);
-    } else if (args[1].type_index == kTVMFFISmallStr) {
-      name = args[1].v_bytes, size = args[1].small_str_len;
-    } else if (args[1].type_index == kTVMFFIStr) {
-      const TVMFFIByteArray *text =
-          (const TVMFFIByteArray *)((const char *)args[1].v_obj + sizeof(TVMFFIObject));
-      name = text->data, size = text->size;
-    }
-    if (size > 3 && !memcmp(name, "ek_", 3))
-      printf("layer=%.*s\nlayer_ns=%llu\n", (int)size, name,
-             (unsigned long long)(now - layers.start));
+  const char *name;
+  const size_t size = name_of(&args[1], &name);
+  const int before = args[2].v_int64 != 0;
+  if (!before && size && layers.printing)
+    printf("layer=%.*s\nlayer_ns=%llu\n", (int)size, name,
+           (unsigned long long)(now - layers.start));
+  if (!before && size && trace_file) trace_call(name, size, &args[count - 1]);
+  if (before && size && layers.counting) {
+    const int k = layers.calls++;
+    if (k < MAX_CALLS) snprintf(layers.names[k], MAX_NAME, "%.*s", (int)size, name);
+    mark_call(k);
+    return 0;
   }
-  layers.start = now_ns();
+  layers.start = layers.counting ? 0 : now_ns();
   return 0;
+}
+
+static int instrument(void) {
+  TVMFFIAny args[1], out;
+  TVMFFIObjectHandle hook = NULL;
+  if (TVMFFIFunctionCreate(NULL, on_call, NULL, &hook)) return fail_tvm("no instrument");
+  args[0] = any_object(hook, kTVMFFIFunction);
+  return call(method(vm, "set_instrument"), args, 1, &out) ? fail_tvm("no instrument") : 0;
 }
 
 static int run_timed(FILE *in, const char *repeats, int per_layer) {
   const long n = strtol(repeats, NULL, 10);
   if (read_sample(in) <= 0) return fail("no sample in the input file", EK_USAGE);
-  if (per_layer) {
-    TVMFFIAny args[1], out;
-    TVMFFIObjectHandle hook = NULL;
-    if (TVMFFIFunctionCreate(NULL, on_call, NULL, &hook)) return fail_tvm("no instrument");
-    args[0] = any_object(hook, kTVMFFIFunction);
-    if (call(method(vm, "set_instrument"), args, 1, &out)) return fail_tvm("no instrument");
-  }
-  for (long k = 0; k <= n; ++k) {
+  int code = per_layer ? instrument() : 0;
+  if (code) return code;
+  const uint64_t began = now_ns();
+  for (long k = -1; k < n; ++k) {
     TVMFFIAny result;
-    layers.printing = k > 0;
+    layers.printing = k >= 0;
     const uint64_t start = now_ns();
-    const int code = invoke(&result);
+    code = invoke(&result);
     const uint64_t end = now_ns();
     if (code) return code;
     release(result);
-    if (k) printf("total_ns=%llu\n", (unsigned long long)(end - start));
+    if (k >= 0) {
+      printf("total_ns=%llu\n", (unsigned long long)(end - start));
+    } else if (end - began < WARM_UP_NS) {
+      --k;
+    }
   }
+  return EK_OK;
+}
+
+static int run_counted(FILE *in) {
+  TVMFFIAny result;
+  if (read_sample(in) <= 0) return fail("no sample in the input file", EK_USAGE);
+  int code = invoke(&result); /* memory is in its pools, symbols are found */
+  if (code) return code;
+  release(result);
+  ek_marker_begin();
+  code = invoke(&result);
+  ek_marker_end();
+  if (code) return code;
+  release(result);
+  code = instrument();
+  if (code) return code;
+  layers.counting = 1;
+  code = invoke(&result);
+  ek_marker_end();
+  if (code) return code;
+  for (int k = 0; k < layers.calls && k < MAX_CALLS; ++k) printf("call=%s\n", layers.names[k]);
   return EK_OK;
 }
 
 int main(int argc, char **argv) {
   char path[4096];
-  if (argc < 3) return fail("usage: run IN OUT | profile IN | time IN N | layers IN N", EK_USAGE);
+  if (argc < 3) return fail(USAGE, EK_USAGE);
+  setenv("TVM_NUM_THREADS", "1", 1);
+  const int tracing = !strcmp(argv[1], "trace");
   const char *base = getenv("EDGEKIT_MODEL"), *slash = strrchr(argv[0], '/');
   const int folder = base || !slash ? 0 : (int)(slash - argv[0] + 1);
   if (!base) base = "model";
@@ -287,18 +390,14 @@ int main(int argc, char **argv) {
   if (code) return code;
   FILE *in = fopen(argv[2], "rb");
   if (!in) return fail("cannot open the input file", EK_USAGE);
-  if (!strcmp(argv[1], "run") && argc == 4) {
-    code = run_file(in, argv[3]);
+  if ((!strcmp(argv[1], "run") || tracing) && argc == 4) {
+    code = run_file(in, argv[3], tracing);
   } else if (!strcmp(argv[1], "profile") && argc == 3) {
-    TVMFFIAny result;
-    if (read_sample(in) <= 0) return fail("no sample in the input file", EK_USAGE);
-    ek_marker_begin();
-    code = invoke(&result);
-    ek_marker_end();
+    code = run_counted(in);
   } else if ((!strcmp(argv[1], "time") || !strcmp(argv[1], "layers")) && argc == 4) {
     code = run_timed(in, argv[3], argv[1][0] == 'l');
   } else {
-    code = fail("usage: run IN OUT | profile IN | time IN N | layers IN N", EK_USAGE);
+    code = fail(USAGE, EK_USAGE);
   }
   fclose(in);
   fflush(stdout);
