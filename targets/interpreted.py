@@ -42,6 +42,7 @@ from edgekit_targets.mcu.backend import pack_inputs, unpack
 
 _RUNNER = Path(__file__).parent / "runners" / "interpret.py"
 _LAUNCH = "launch.sh"
+_HERE = ("local", "cuda")  #: transports that are this machine
 _COUNTED = (2, 4)  #: inferences in the two runs whose difference counts
 _BUDGET_NS, _FEWEST, _MOST = 1_000_000_000, 20, 200  #: timed inferences
 
@@ -80,6 +81,19 @@ class InterpretedEngine:
     def why_missing(self) -> str | None:
         """Why a model cannot be made on this machine, or None."""
         return None
+
+    def settings(self) -> dict[str, Any]:
+        """What ``interpret.py`` is told besides, in ``model.json``."""
+        return {}
+
+    def host_python(self) -> str:
+        """The Python that runs the model on this machine; DeviceError where there is none."""
+        if importlib.util.find_spec(self.module) is None:
+            raise DeviceError(
+                f"engine '{self.name}' needs the Python package {self.package} on the host: "
+                f"pip install {self.package}"
+            )
+        return sys.executable
 
     # -- Engine --------------------------------------------------------------------------------
 
@@ -120,6 +134,7 @@ class InterpretedEngine:
             "model": self.model_file(),
             "inputs": [_described(graph.tensor(i)) for i in graph.inputs],
             "outputs": [_described(graph.tensor(o)) for o in graph.outputs],
+            **self.settings(),
         }
         (out / self.model_file()).write_bytes(data)
         (out / "model.json").write_text(json_text(description), "utf-8")
@@ -211,13 +226,8 @@ class InterpretedEngine:
         """Push everything; the name of the program to run."""
         self._admit(artifact.target, device)
         python, emulated = "python3", device.info().transport == "qemu-user"
-        if device.name == "host":
-            python = sys.executable
-            if importlib.util.find_spec(self.module) is None:
-                raise DeviceError(
-                    f"engine '{self.name}' needs the Python package {self.package} on the host: "
-                    f"pip install {self.package}"
-                )
+        if device.info().transport in _HERE:
+            python = self.host_python()
         elif emulated and not aarch64_python.has(self.module):
             raise DeviceError(
                 f"engine '{self.name}' needs Python and {self.package} on {device.name}, which has "

@@ -58,12 +58,15 @@ class Onnx:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        given = (description["model"], options, ["CPUExecutionProvider"])
+        providers = description.get("providers", ["CPUExecutionProvider"])
+        given = (description["model"], options, providers)
         try:
             self.session = ort.InferenceSession(*given)
         except Exception:
             # ONNX Runtime 1.31 merges a Pad into a pooling window that cannot take it, then stops.
             self.session = ort.InferenceSession(*given, disabled_optimizers=["Pad_Fusion"])
+        if providers[0] not in self.session.get_providers():
+            raise RuntimeError("ONNX Runtime could not start its " + providers[0])
         self.description = description
         self.names = [i.name for i in self.session.get_inputs()]
 
