@@ -185,6 +185,29 @@ def pool(
     return each(name, [(x.elements, stored[0]), (out.elements, stored[1])], out.elements, body)
 
 
+def arg_max(name: str, x: Tensor, out: Tensor, axis: int, stored: str) -> Any:
+    """The first index of the largest value along ``axis``."""
+    T = script()
+    axis %= len(x.shape)
+    inner = int(np.prod(x.shape[axis + 1 :], dtype=np.int64))
+    length = x.shape[axis]
+
+    def body(i: Expr, xb: Any, yb: Any) -> None:
+        first = T.Bind(T.truncdiv(i, inner) * (length * inner) + T.truncmod(i, inner))
+        best = T.alloc_buffer((1,), stored, scope="local")
+        where = T.alloc_buffer((1,), "int32", scope="local")
+        T.buffer_store(best, xb[first], [0])
+        T.buffer_store(where, const(0, "int32"), [0])
+        with T.serial(0, length - 1) as k:
+            value = T.Bind(xb[first + (k + 1) * inner])
+            with T.If(value > best[0]), T.Then():
+                T.buffer_store(best, value, [0])
+                T.buffer_store(where, k + 1, [0])
+        T.buffer_store(yb, T.Cast(out.dtype, where[0]), [i])
+
+    return each(name, [(x.elements, stored), (out.elements, out.dtype)], out.elements, body)
+
+
 def integer_softmax(name: str, node: Node, x: Tensor, out: Tensor) -> tuple[Any, np.ndarray]:
     """A thread for each row (TFLite ``reference/softmax.h``). Arguments: input, table, output; the
     table comes along."""

@@ -332,14 +332,10 @@ def _lower_view(lo: Lowering, node: Node) -> None:
 
 
 def _lower_arg_max(lo: Lowering, node: Node) -> None:
-    from tvm import topi
-
-    out, axis = lo.graph.outs(node)[0], int(node.attrs["axis"])
-
-    def build(x: Any) -> Any:
-        return topi.cast(topi.argmax(x, axis=axis), out.dtype)
-
-    lo.emit_te(build, lo.value(node.inputs[0]), hint="arg_max")
+    x_t, out_t = lo.graph.tensor(node.inputs[0]), lo.graph.outs(node)[0]
+    x, out, name = lo.value(node.inputs[0]), lo.result(out_t), lo.name(node.type)
+    function = direct.arg_max(name, x_t, out_t, int(node.attrs["axis"]), x.stored)
+    lo.launch(function, name, [x, out])
 
 
 def _te(function: Callable[..., Any], lo: Lowering, node: Node) -> None:
@@ -352,22 +348,8 @@ def _lower_split(lo: Lowering, node: Node) -> None:
 
 
 _UNARY = [
-    "LOGISTIC",
-    "TANH",
-    "RELU",
-    "RELU6",
-    "RELU_N1_TO_1",
-    "HARD_SWISH",
-    "ABS",
-    "EXP",
-    "NEG",
-    "SQRT",
-    "RSQRT",
-    "LEAKY_RELU",
-    "GELU",
-    "PRELU",
-    "QUANTIZE",
-    "DEQUANTIZE",
+    *("LOGISTIC", "TANH", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH", "ABS", "EXP", "NEG"),
+    *("SQRT", "RSQRT", "LEAKY_RELU", "GELU", "PRELU", "QUANTIZE", "DEQUANTIZE"),
 ]
 _BINARY = ["ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"]
 _LINEAR = ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"]

@@ -16,6 +16,8 @@ def compile_source(
     library: str, source: bytes, arch: str, includes: list[str]
 ) -> tuple[bytes | None, str]:
     """(machine code or PTX, or None; the log)."""
+    for part in sorted(Path(library).parent.glob("libnvrtc-builtins.so.*")):
+        ctypes.CDLL(str(part))  # NVRTC looks for it by name alone; loaded is found
     rtc = ctypes.CDLL(library)
     program = ctypes.c_void_p()
     code = rtc.nvrtcCreateProgram(

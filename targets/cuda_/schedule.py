@@ -25,12 +25,14 @@ def scheduled(function: Any, target: dict[str, object]) -> Any:
         try:
             with t:
                 done = rule.apply(function, t, False)
-        except Exception:  # a rule that trips over a function is one that does not take it
-            continue
-        if done is not None:
+            if done is None:
+                continue
             result = done.mod["main"] if hasattr(done, "mod") else done
             if kernels(result) == 1 and shared_bytes(result) <= _SHARED:
+                tvm.tirx.build(tvm.IRModule({"main": result}), target=t)
                 return result
+        except Exception:  # a rule that trips over a function is one that does not take it
+            continue
     return one_kernel(function)
 
 

@@ -31,14 +31,21 @@ struct ek_dim3 {
 static ek_dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 typedef _Float16 half;
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-static inline float2 make_float2(float x, float y) { return {x, y}; }
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline int2 make_int2(int x, int y) { return {x, y}; }
-static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+/* CUDA's small vectors. */
+#define EK_VECTORS(name, type)                                                                     \
+  struct alignas(2 * sizeof(type)) name##2 { type x, y; };                                         \
+  struct alignas(4 * sizeof(type)) name##4 { type x, y, z, w; };                                   \
+  static inline name##2 make_##name##2(type x, type y) { return {x, y}; }                          \
+  static inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
+EK_VECTORS(char, signed char)
+EK_VECTORS(uchar, unsigned char)
+EK_VECTORS(short, short)
+EK_VECTORS(ushort, unsigned short)
+EK_VECTORS(int, int)
+EK_VECTORS(uint, unsigned int)
+EK_VECTORS(longlong, long long)
+EK_VECTORS(float, float)
+EK_VECTORS(double, double)
 
 template <typename T> static inline T max(T a, T b) { return a > b ? a : b; }
 template <typename T> static inline T min(T a, T b) { return a < b ? a : b; }
