@@ -29,10 +29,17 @@ class TfLite:
 
     def __init__(self, description):
         try:
-            from ai_edge_litert.interpreter import Interpreter
+            from ai_edge_litert import interpreter as lite
+
+            self.package = "ai-edge-litert"
         except ImportError:
-            from tflite_runtime.interpreter import Interpreter
-        self.interpreter = Interpreter(model_path=description["model"], num_threads=1)
+            from tflite_runtime import interpreter as lite
+
+            self.package = "tflite-runtime"
+        options = {"model_path": description["model"], "num_threads": 1}
+        if description.get("kernels") == "reference":
+            options["experimental_op_resolver_type"] = lite.OpResolverType.BUILTIN_REF
+        self.interpreter = lite.Interpreter(**options)
         self.interpreter.allocate_tensors()
         self.inputs = [d["index"] for d in self.interpreter.get_input_details()]
         self.outputs = [d["index"] for d in self.interpreter.get_output_details()]
@@ -55,6 +62,9 @@ class Onnx:
     def __init__(self, description):
         import onnxruntime as ort
 
+        self.package = "onnxruntime"
+        if "providers" in description:
+            self.package = "onnxruntime-gpu"
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
@@ -101,6 +111,15 @@ def quantized(value, described):
     return np.clip(steps, limits.min, limits.max).astype(dtype)
 
 
+def installed(package):
+    try:
+        from importlib.metadata import version
+
+        return version(package)
+    except Exception:  # an older Python, or no metadata
+        return "unknown"
+
+
 def split(sample, described):
     values, at = [], 0
     for d in described:
@@ -136,6 +155,7 @@ def main(argv):
         return fail(e, 2)
     try:
         model = (Onnx if description["model"].endswith(".onnx") else TfLite)(description)
+        print("runtime=" + model.package + " " + installed(model.package))
         if argv[1] == "time":
             return time_it(model, split(samples[0], described), int(argv[3]))
         if argv[1] == "count":

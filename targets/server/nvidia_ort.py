@@ -5,6 +5,7 @@ error, not a silent fallback."""
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -67,5 +68,5 @@ class OrtGpu(OnnxRuntime):
             return f"onnxruntime-gpu {_gpu_build()} lists no {wanted}: {how}"
         return None
 
-    def settings(self) -> dict[str, Any]:
-        return {"providers": [PROVIDERS[self._provider], "CPUExecutionProvider"]}
+    def settings(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super().settings(extra), "providers": [PROVIDERS[self._provider], "CPUExecutionProvider"]}
