@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -22,6 +22,7 @@ from edgekit.devices.base import Device
 from edgekit.errors import DeviceError, InputError
 from edgekit.formats import tflite
 from edgekit.graph.ir import Graph, Node, Tensor, unique
+from edgekit.targets.base import EngineInfo
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
 from edgekit_targets.interpreted import InterpretedEngine
@@ -122,6 +123,10 @@ class LiteRt(InterpretedEngine):
 
     def host_python(self) -> str:
         return runtime().python
+
+    def info(self, target: Target) -> EngineInfo:
+        kernels = "auto (XNNPACK) or reference (the runtime's own reference kernels)"
+        return replace(super().info(target), options={"kernels": kernels})
 
     def tools(self) -> dict[str, str]:
         try:

@@ -20,6 +20,7 @@ from edgekit.cli.common import (
     MaybeData,
     Model,
     Observer,
+    Option,
     Optimize,
     Percentile,
     PerChannel,
@@ -81,6 +82,7 @@ def compile_(
     equalize: Equalize = False,
     calibration_samples: Calibration = 200,
     toolchain: Toolchain = None,
+    option: Option = None,
     input_shape: InputShape = None,
     json: Json = False,
 ) -> None:
@@ -93,7 +95,7 @@ def compile_(
         target,
         out,
         data=data,
-        options=compile_options(engine, optimize, toolchain),
+        options=compile_options(engine, optimize, toolchain, option),
         quantize=QuantizeOptions(
             observer=observer,  # type: ignore[arg-type]
             percentile=percentile,
@@ -188,6 +190,7 @@ def deploy(
     equalize: Equalize = False,
     calibration_samples: Calibration = 200,
     toolchain: Toolchain = None,
+    option: Option = None,
     input_shape: InputShape = None,
     json: Json = False,
 ) -> None:
@@ -202,7 +205,7 @@ def deploy(
         out,
         val=val,
         device=device,
-        options=compile_options(engine, optimize, toolchain),
+        options=compile_options(engine, optimize, toolchain, option),
         quantize=QuantizeOptions(
             observer=observer,  # type: ignore[arg-type]
             percentile=percentile,

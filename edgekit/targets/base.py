@@ -32,6 +32,7 @@ class EngineInfo:
     exact: its integer outputs are the oracle's bytes; other engines are held to a tolerance
     (:mod:`edgekit.tolerance`), and say so in ``Compiled.details`` (``exact``, ``precision``).
     int8_form_of: the engine that this one is after quantizing a float model, if any.
+    options: what the engine takes in ``CompileOptions.extra``, with what each one is and accepts.
     """
 
     name: str
@@ -40,6 +41,7 @@ class EngineInfo:
     description: str = ""
     exact: bool = True
     int8_form_of: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
