@@ -58,13 +58,14 @@ def test_its_reference_kernels_give_the_oracles_bytes(
     other_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(litert.VARIABLE, other_python)
-    options = CompileOptions("litert", extra={"kernels": "reference"})
-    models: list[tuple[Graph | Path, object]] = [
-        (DIGITS / "digits.tflite", f"{DIGITS / 'digits.npz'}:val_x,val_y"),
-        (quantized(resnet_like(), np.random.default_rng(9)), data_for(resnet_like())),
-        (int8_net(), data_for(int8_net())),
+    digits = f"{DIGITS / 'digits.npz'}:val_x,val_y"
+    models: list[tuple[Graph | Path, object, str]] = [
+        (DIGITS / "digits.tflite", digits, "litert-int8"),
+        (quantized(resnet_like(), np.random.default_rng(9)), data_for(resnet_like()), "litert"),
+        (int8_net(), data_for(int8_net()), "litert"),
     ]
-    for k, (model, data) in enumerate(models):
+    for k, (model, data, engine) in enumerate(models):
+        options = CompileOptions(engine, extra={"kernels": "reference"})  # type: ignore[arg-type]
         art = api.compile(model, HOST, tmp_path / str(k), data=data, options=options)  # type: ignore[arg-type]
         assert art.manifest["tools"]["tflite-runtime"] == "2.14.0"
         checked = api.verify(art, data, samples=64)  # type: ignore[arg-type]
