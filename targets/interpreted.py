@@ -205,7 +205,11 @@ class InterpretedEngine:
         repeats = int(np.clip(_BUDGET_NS // max(1, min(probe)), _FEWEST, _MOST))
         stdout = runner.execute(device, program, ("time", "in.bin", str(repeats))).stdout
         times = _times(stdout)
-        details: dict[str, Any] = {"runtime": _runtime(stdout), "repeats": repeats, "latency_ms_min": min(times) / 1e6}
+        details: dict[str, Any] = {
+            "runtime": _runtime(stdout),
+            "repeats": repeats,
+            "latency_ms_min": min(times) / 1e6,
+        }
         return _profile(artifact, device, float(np.median(times)) / 1e6, None, details)
 
     def _count(self, artifact: Any, device: Device, program: str) -> Profile:

@@ -27,7 +27,6 @@ from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
 from edgekit_targets.interpreted import InterpretedEngine
 
-
 #: Names the Python that runs .tflite models on this machine: one with ai-edge-litert or with
 #: tflite-runtime, whose numpy<2 needs an environment of its own.
 VARIABLE = "EDGEKIT_TFLITE_PYTHON"
@@ -140,9 +139,7 @@ class LiteRt(InterpretedEngine):
         kernels; those of tflite-runtime 2.14 give the oracle's bytes)."""
         unknown = sorted(set(extra) - {"kernels"})
         if unknown:
-            raise InputError(
-                f"engine '{self.name}' has no option '{unknown[0]}'; it has: kernels"
-            )
+            raise InputError(f"engine '{self.name}' has no option '{unknown[0]}'; it has: kernels")
         kernels = extra.get("kernels", "auto")
         if kernels not in ("auto", "reference"):
             raise InputError(f"option kernels is '{kernels}'; there are auto and reference")

@@ -11,12 +11,12 @@ import numpy as np
 import opgen
 import pytest
 import tvm_case
-from engine_case import changed, compile_with, float_net, int8_net
+from engine_case import changed, compile_with, data_for, float_net, int8_net
 
 from edgekit import api
 from edgekit.artifact import Artifact
 from edgekit.devices import open_device
-from edgekit.errors import DeviceError, InputError
+from edgekit.errors import DeviceError, InputError, UnsupportedError
 from edgekit.graph import reference
 from edgekit.graph.ir import Graph
 from edgekit.targets import get_backend, get_target
@@ -295,3 +295,50 @@ def test_every_operator_is_exact(compiler: None, device: str, tmp_path: Path) ->
 def test_float_operators(compiler: None, device: str, tmp_path: Path) -> None:
     ops = (*LINEAR, "BATCH_MATMUL", "ADD", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN")
     _check_cases(_cases(ops, range(2), "float32"), device, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_same_input_gives_the_same_bytes(compiler: None, place: Path, tmp_path: Path) -> None:
+    first = _compiled("int8", "cuda", "a100", place)
+    again = compile_with(tmp_path / "again", int8_net(), "a100", "cuda")
+    for name in ("kernels.cu", "kernels.cubin", "kernels.ptx", "plan.txt", "weights.bin", "runner"):
+        assert first.file(name).read_bytes() == again.file(name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_deploy_verifies_without_a_gpu_and_gives_no_latency(
+    compiler: None, device: str, tmp_path: Path
+) -> None:
+    from edgekit.targets.base import CompileOptions
+
+    result = api.deploy(
+        int8_net(), "h100", data_for(int8_net()), tmp_path / "a", device=device,
+        options=CompileOptions("cuda"),
+    )  # fmt: skip
+    assert result["verify"]["passed"] and result["verify"]["mismatched_bytes"] == 0
+    profile, (row,) = result["profile"], result["engines"]
+    assert row["verified"] and row["exact"] and row["precision"] == "int8"
+    if device == virtual.NAME:
+        assert profile["kind"] == "simulated" and profile["total"]["latency_ms"] is None
+        assert profile["kinds"] == {} and "no NVIDIA GPU" in profile["details"]["absent"]
+    else:
+        assert profile["kind"] == "measured" and profile["total"]["latency_ms"] > 0
+        assert profile["details"]["gpu"] and profile["details"]["gpu_ms"] > 0
+        assert sum(layer["time_ms"] or 0 for layer in profile["layers"]) > 0
+
+
+def test_refusals_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.targets.base import CompileOptions
+
+    monkeypatch.setattr(build, "why_not", lambda: None)
+    for engine, graph, error in (
+        ("cuda-fp16", int8_net(), UnsupportedError),
+        ("cuda-tf32", int8_net(), UnsupportedError),
+    ):
+        with pytest.raises(error, match="the model is quantized"):
+            api.compile(graph, "h100", tmp_path / "a", options=CompileOptions(engine))
+    with pytest.raises(InputError, match="no option 'warp'"):
+        api.compile(
+            int8_net(), "h100", tmp_path / "a", options=CompileOptions("cuda", extra={"warp": 1})
+        )
+    assert not list(tmp_path.iterdir())

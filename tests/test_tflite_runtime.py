@@ -100,7 +100,7 @@ def test_a_python_that_is_none_is_one_sentence(
 ) -> None:
     art = api.compile(int8_net(), HOST, tmp_path / "a", options=CompileOptions("litert"))
     monkeypatch.setenv(litert.VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(DeviceError, match="EDGEKIT_TFLITE_PYTHON names .* does not start"):
+    with pytest.raises(DeviceError, match=r"EDGEKIT_TFLITE_PYTHON names .* does not start"):
         api.profile(art)
     monkeypatch.setenv(litert.VARIABLE, "/bin/false")
     with pytest.raises(DeviceError, match="has neither ai-edge-litert nor tflite-runtime"):
@@ -108,7 +108,10 @@ def test_a_python_that_is_none_is_one_sentence(
 
 
 def test_options_are_checked(tmp_path: Path) -> None:
-    for extra, words in (({"kernels": "fast"}, "auto and reference"), ({"x": 1}, "it has: kernels")):
+    for extra, words in (
+        ({"kernels": "fast"}, "auto and reference"),
+        ({"x": 1}, "it has: kernels"),
+    ):
         with pytest.raises(InputError, match=words):
             api.compile(
                 int8_net(), HOST, tmp_path / "a", options=CompileOptions("litert", extra=extra)

@@ -166,7 +166,7 @@ def requantized(tab: Any, acc: Expr, column: Expr, width: int, node: Node, out: 
 def _lower_linear(lo: Lowering, node: Node) -> None:
     graph = lo.graph
     if not linear.is_tiled(node, graph):
-        te_conv.general_conv(lo, node)  # type: ignore[arg-type]
+        te_conv.general_conv(lo, node)
         return
     x_t, w_t, out_t = (
         graph.tensor(node.inputs[0]),
@@ -276,7 +276,7 @@ def _lower_reduction(lo: Lowering, node: Node) -> None:
     x, out = lo.graph.tensor(node.inputs[0]), lo.graph.outs(node)[0]
     spatial = len(x.shape) == 4 and x.shape[0] == 1 and sorted(node.attrs["axes"]) == [1, 2]
     if node.type != "MEAN" or not spatial:
-        te_ops.reduction(lo, node, [lo.value(node.inputs[0])], [x], out)  # type: ignore[arg-type]
+        te_ops.reduction(lo, node, [lo.value(node.inputs[0])], [x], out)
         return
     kernel = (x.shape[1], x.shape[2])
     win = PoolWindow("mean", kernel, kernel, (0, 0, 0, 0), (1, 1))
@@ -294,7 +294,7 @@ def _lower_softmax(lo: Lowering, node: Node) -> None:
     x_t, out_t = lo.graph.tensor(node.inputs[0]), lo.graph.outs(node)[0]
     x = lo.value(node.inputs[0])
     if x_t.is_float:
-        te_ops.softmax_float(lo, node, [x], [x_t], out_t)  # type: ignore[arg-type]
+        te_ops.softmax_float(lo, node, [x], [x_t], out_t)
         return
     name, out = lo.name(node.type), lo.result(out_t)
     function, table = direct.integer_softmax(name, node, x_t, out_t)
@@ -344,7 +344,7 @@ def _te(function: Callable[..., Any], lo: Lowering, node: Node) -> None:
 
 
 def _lower_split(lo: Lowering, node: Node) -> None:
-    te_ops.split(lo, node, [lo.value(node.inputs[0])], lo.graph.outs(node))  # type: ignore[arg-type]
+    te_ops.split(lo, node, [lo.value(node.inputs[0])], lo.graph.outs(node))
 
 
 _UNARY = [

@@ -86,7 +86,7 @@ class CudaDevice(LocalDevice):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name = name  # type: ignore[misc]
+        self.name = name
         self.virtual = name == NAME
 
     def info(self) -> DeviceInfo:

@@ -69,4 +69,7 @@ class OrtGpu(OnnxRuntime):
         return None
 
     def settings(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super().settings(extra), "providers": [PROVIDERS[self._provider], "CPUExecutionProvider"]}
+        return {
+            **super().settings(extra),
+            "providers": [PROVIDERS[self._provider], "CPUExecutionProvider"],
+        }
