@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from typing import Any
 
 from edgekit.devices.base import Device, TransportInfo
 from edgekit.errors import DeviceError
@@ -77,3 +78,6 @@ class ServerBackend(EngineBackend):
 
     def transports(self) -> Sequence[TransportInfo]:
         return nvidia.transports()
+
+    def examine(self) -> Sequence[dict[str, Any]]:
+        return nvidia.examine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,6 +12,7 @@ from edgekit.errors import InputError
 from edgekit.targets.base import EngineInfo
 from edgekit.targets.registry import first_error
 from edgekit.targets.schema import Target
+from edgekit_targets.cuda_ import toolchain as cuda_tools
 from edgekit_targets.cuda_ import virtual
 from edgekit_targets.cuda_.engine import CudaEngine
 from edgekit_targets.cuda_.gpu import OLDEST, Gpu
@@ -124,4 +126,25 @@ def transports() -> list[TransportInfo]:
     return [
         TransportInfo("cuda", no_gpu is None, no_gpu, ("cuda",)),
         TransportInfo("virtual-cuda", no_zig is None, no_zig, (virtual.NAME,)),
+    ]
+
+
+def examine() -> list[dict[str, Any]]:
+    """Entries of ``edgekit doctor``."""
+    compiler, gpu = cuda_tools.find(), virtual.gpu_name()
+    return [
+        {
+            "name": "nvcc or NVRTC",
+            "ok": compiler is not None,
+            "version": compiler and f"{compiler.kind} {compiler.version}",
+            "needed_for": "engine cuda of NVIDIA GPUs",
+            "how": "pip install 'edgekit[cuda]'",
+        },
+        {
+            "name": "NVIDIA GPU",
+            "ok": gpu is not None,
+            "version": gpu,
+            "needed_for": "running and measuring engine cuda",
+            "how": "NVIDIA's driver (libcuda.so.1) and a GPU; virtual:cuda checks outputs without",
+        },
     ]
