@@ -342,3 +342,68 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
             int8_net(), "h100", tmp_path / "a", options=CompileOptions("cuda", extra={"warp": 1})
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_resnet8_is_the_oracles_bytes(
+    compiler: None, device: str, shared: Path, tmp_path: Path
+) -> None:
+    """``verify`` takes TensorFlow Lite Micro as the oracle where that is installed."""
+    from edgekit.targets.base import CompileOptions
+
+    model = shared / "zoo" / "ic_resnet8_int8.tflite"
+    art = api.compile(model, "h200", tmp_path / "a", options=CompileOptions("cuda"))
+    checked = api.verify(art, f"{shared / 'data' / 'cifar10.npz'}:val_x", device=device, samples=2)
+    assert checked["mismatched_bytes"] == 0 and checked["samples"] == 2
+    streams = {k["name"] for row in art.manifest["plan"] for k in row["kernels"]}
+    assert len(streams) == len(toolchain.kernels_in(art.file("kernels.cubin").read_bytes()))
+
+
+# -- ONNX Runtime's GPU providers ----------------------------------------------------------------
+
+
+def test_providers_that_are_not_listed_say_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edgekit_targets.server import nvidia_ort
+
+    def reasons() -> dict[str, str | None]:
+        infos = get_backend("server").engines(get_target("h100"))
+        return {e.name: e.why_not for e in infos if e.name.startswith("onnxruntime")}
+
+    monkeypatch.setattr(nvidia_ort, "_gpu_build", lambda: None)
+    found = reasons()
+    assert "has no CUDAExecutionProvider: pip install" in str(found["onnxruntime-cuda"])
+    assert "tensorrt" in str(found["onnxruntime-tensorrt"])
+    monkeypatch.setattr(nvidia_ort, "_gpu_build", lambda: "1.31.1")
+    monkeypatch.setattr(nvidia_ort, "listed", lambda: ("CUDAExecutionProvider",))
+    found = reasons()
+    assert found["onnxruntime-cuda"] is None
+    assert "lists no TensorrtExecutionProvider" in str(found["onnxruntime-tensorrt"])
+
+
+def test_gpu_providers_do_not_fall_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgekit_targets.server import nvidia_ort
+
+    monkeypatch.setattr(nvidia_ort, "_gpu_build", lambda: "1.31.1")
+    monkeypatch.setattr(nvidia_ort, "listed", lambda: ("CUDAExecutionProvider",))
+    art = compile_with(tmp_path / "a", float_net(), "h100", "onnxruntime-cuda")
+    assert '"CUDAExecutionProvider"' in art.file("model.json").read_text("utf-8")
+    with pytest.raises(DeviceError, match="run on the device cuda alone"):
+        run(art, virtual.NAME, inputs_for(art.graph, 1))
+    # where the provider cannot start, the runner says so instead of taking the processor
+    import shutil
+    import subprocess
+    import sys
+
+    pytest.importorskip("onnxruntime")
+    for name in ("model.onnx", "model.json", "interpret.py"):
+        shutil.copyfile(art.file(name), tmp_path / name)
+    (tmp_path / "in.bin").write_bytes(inputs_for(art.graph, 1)[0].tobytes())
+    if virtual.why_no_gpu() is None:
+        return
+    done = subprocess.run(
+        [sys.executable, "interpret.py", "run", "in.bin", "out.bin"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3 and "could not start its CUDAExecutionProvider" in done.stdout

@@ -190,3 +190,27 @@ def test_fragments_of_the_matrix_product(kind: str, runner: Path, tmp_path: Path
     assert code == 0, out
     got = np.frombuffer((tmp_path / "out.bin").read_bytes(), "<i4" if kind == "s8" else "<f4")
     np.testing.assert_array_equal(got.reshape(32, 4), (a @ b)[rows, cols])
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
+def test_the_runner_is_clean_under_sanitizers(tmp_path: Path) -> None:
+    program = tmp_path / "sanitized"
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-g"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    source = str(build.RUNTIME / "runner.c")
+    done = subprocess.run(
+        ["cc", *flags, source, "-ldl", "-o", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "cannot find -lasan" in done.stderr or "libasan" in done.stderr:
+        pytest.skip("the C compiler has no address sanitizer")
+    assert done.returncode == 0, done.stderr
+    code, out = start(tmp_path, program, COPY, PLAN, "run", "in.bin", "out.bin")
+    assert code == 0, out
+    for new in ("a999 a256", "a0 a256 a0", ""):
+        plan = PLAN.replace("a0 a256", new)
+        code, out = start(tmp_path, program, COPY, plan, "run", "in.bin", "out.bin")
+        assert code == 1 and "error=" in out, out
