@@ -320,6 +320,7 @@ def test_deploy_verifies_without_a_gpu_and_gives_no_latency(
     assert row["verified"] and row["exact"] and row["precision"] == "int8"
     if device == virtual.NAME:
         assert profile["kind"] == "simulated" and profile["total"]["latency_ms"] is None
+        assert "machine code was not executed" in result["verify"]["verified"]
         assert profile["kinds"] == {} and "no NVIDIA GPU" in profile["details"]["absent"]
     else:
         assert profile["kind"] == "measured" and profile["total"]["latency_ms"] > 0

@@ -23,6 +23,11 @@ from edgekit_targets.tvm_ import zig
 
 NAME = "virtual:cuda"
 LIBRARY = "libekcuda.so"
+#: Said wherever outputs of this device are judged.
+VERIFIED = (
+    "the kernels' source, launch plan, weights and runner, executed on the processor; the GPU's "
+    "machine code was not executed"
+)
 _KERNEL = re.compile(
     r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{(.*?)\n\}',
     re.DOTALL,
@@ -93,7 +98,8 @@ class CudaDevice(LocalDevice):
         here = super().info().details
         if self.virtual:
             text = "CUDA's execution model on this machine's processor: outputs, no time"
-            return DeviceInfo(self.name, "virtual-cuda", "simulated", text, dict(here))
+            details = {**here, "verified": VERIFIED}
+            return DeviceInfo(self.name, "virtual-cuda", "simulated", text, details)
         gpu = gpu_name()
         return DeviceInfo(
             self.name, "cuda", "measured", gpu or "no NVIDIA GPU", {**here, "gpu": gpu}
