@@ -70,7 +70,13 @@ def targets(name: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:
     document = target.model_dump(mode="json")
     document["default_device"] = backend.default_device(target)
     document["engines"] = [
-        {"name": g.name, "usable": g.usable, "why_not": g.why_not, "description": g.description}
+        {
+            "name": g.name,
+            "usable": g.usable,
+            "why_not": g.why_not,
+            "description": g.description,
+            "options": dict(g.options),
+        }
         for g in backend.engines(target)
     ]
     return document

@@ -116,6 +116,7 @@ def target(d: Mapping[str, Any]) -> None:
                       + (f", {m['wait_states']} wait states" if m["wait_states"] else "")))  # fmt: skip
     for e in d["engines"]:
         pairs.append(("engine", e["name"] + ("" if e["usable"] else f": {e['why_not']}")))
+        pairs += [("", f"--option {k}=: {v}") for k, v in e["options"].items()]
     c.print(_facts(pairs))
 
 

@@ -32,6 +32,7 @@ class Tolerance:
 TOLERANCES: Mapping[str, Tolerance] = {
     "int8": Tolerance(error=0.03, argmax=0.95),
     "float16": Tolerance(error=0.01, argmax=0.98),
+    "tf32": Tolerance(error=0.01, argmax=0.98),  # 10 bits of mantissa, as float16 has
     "float32": Tolerance(error=1e-4, argmax=0.99),
 }
 

@@ -119,7 +119,8 @@ def verify(
     ``samples``, ``mismatched_bytes`` and ``max_abs_diff`` (stored values) over all outputs;
     ``accuracy`` of the device and ``reference_accuracy`` of the model it came from (both 0..1, by the
     first output that holds classes; null without labels or classes); ``verified``: what was run (a
-    backend that cannot run what it deploys says so in ``Compiled.details["verified"]``); ``oracle``;
+    backend that cannot run what it deploys says so in ``Compiled.details["verified"]``, a device that
+    executes something else in its info's ``details["verified"]``); ``oracle``;
     ``first_divergent_layer`` (null when all bytes agree): the first layer, in execution order, of
     the first differing sample whose bytes differ. ``passed``: no byte differs, or for an engine that
     is not exact, ``criterion`` (:mod:`edgekit.tolerance`) is met.
@@ -167,7 +168,8 @@ def verify(
         "device": device.name,
         "target": artifact.target.name,
         "engine": artifact.engine,
-        "verified": artifact.details.get("verified", "the deployed program, run on the device"),
+        "verified": device.info().details.get("verified")
+        or artifact.details.get("verified", "the deployed program, run on the device"),
         "oracle": oracle,
         "samples": len(inputs[0]),
         "passed": criterion["passed"],

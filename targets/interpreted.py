@@ -12,7 +12,7 @@ import importlib.util
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from edgekit_targets.mcu.backend import pack_inputs, unpack
 
 _RUNNER = Path(__file__).parent / "runners" / "interpret.py"
 _LAUNCH = "launch.sh"
+_HERE = ("local", "cuda")  #: transports that are this machine
 _COUNTED = (2, 4)  #: inferences in the two runs whose difference counts
 _BUDGET_NS, _FEWEST, _MOST = 1_000_000_000, 20, 200  #: timed inferences
 
@@ -81,6 +82,23 @@ class InterpretedEngine:
         """Why a model cannot be made on this machine, or None."""
         return None
 
+    def settings(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``interpret.py`` is told besides, in ``model.json``, from the engine's own options;
+        InputError for an option that it has not."""
+        if extra:
+            name = sorted(extra)[0]
+            raise InputError(f"engine '{self.name}' has no option '{name}'")
+        return {}
+
+    def host_python(self) -> str:
+        """The Python that runs the model on this machine; DeviceError where there is none."""
+        if importlib.util.find_spec(self.module) is None:
+            raise DeviceError(
+                f"engine '{self.name}' needs the Python package {self.package} on the host: "
+                f"pip install {self.package}"
+            )
+        return sys.executable
+
     # -- Engine --------------------------------------------------------------------------------
 
     def info(self, target: Target) -> EngineInfo:
@@ -107,9 +125,7 @@ class InterpretedEngine:
         options: CompileOptions,
         progress: Progress | None = None,
     ) -> Compiled:
-        if options.extra:
-            name = sorted(options.extra)[0]
-            raise InputError(f"engine '{self.name}' has no option '{name}'")
+        settings = self.settings(options.extra)
         if progress:
             progress(f"writing {self.model_file()}")
         reason = self.refuses(graph)
@@ -120,6 +136,7 @@ class InterpretedEngine:
             "model": self.model_file(),
             "inputs": [_described(graph.tensor(i)) for i in graph.inputs],
             "outputs": [_described(graph.tensor(o)) for o in graph.outputs],
+            **settings,
         }
         (out / self.model_file()).write_bytes(data)
         (out / "model.json").write_text(json_text(description), "utf-8")
@@ -139,7 +156,7 @@ class InterpretedEngine:
                 "exact": False,
                 "precision": self.precision(graph),
                 "threads": 1,
-                "package": self.package,
+                "package": next(iter(self.tools()), self.package),
             },
         )
 
@@ -186,8 +203,13 @@ class InterpretedEngine:
         if not probe:
             raise runner.runner_error("timed nothing")
         repeats = int(np.clip(_BUDGET_NS // max(1, min(probe)), _FEWEST, _MOST))
-        times = _times(runner.execute(device, program, ("time", "in.bin", str(repeats))).stdout)
-        details = {"repeats": repeats, "latency_ms_min": min(times) / 1e6}
+        stdout = runner.execute(device, program, ("time", "in.bin", str(repeats))).stdout
+        times = _times(stdout)
+        details: dict[str, Any] = {
+            "runtime": _runtime(stdout),
+            "repeats": repeats,
+            "latency_ms_min": min(times) / 1e6,
+        }
         return _profile(artifact, device, float(np.median(times)) / 1e6, None, details)
 
     def _count(self, artifact: Any, device: Device, program: str) -> Profile:
@@ -211,13 +233,8 @@ class InterpretedEngine:
         """Push everything; the name of the program to run."""
         self._admit(artifact.target, device)
         python, emulated = "python3", device.info().transport == "qemu-user"
-        if device.name == "host":
-            python = sys.executable
-            if importlib.util.find_spec(self.module) is None:
-                raise DeviceError(
-                    f"engine '{self.name}' needs the Python package {self.package} on the host: "
-                    f"pip install {self.package}"
-                )
+        if device.info().transport in _HERE:
+            python = self.host_python()
         elif emulated and not aarch64_python.has(self.module):
             raise DeviceError(
                 f"engine '{self.name}' needs Python and {self.package} on {device.name}, which has "
@@ -247,6 +264,10 @@ def _profile(
     if instructions is not None:
         kinds["instructions"] = "simulated"
     tools = dict(manifest["tools"])
+    package, _, number = str(details.get("runtime", "")).partition(" ")
+    if package:  # what really ran the model; the artifact may have been made elsewhere
+        tools.pop(manifest["details"]["package"], None)
+        tools[package] = number
     if info.kind == "simulated":  # the device's own interpreter, not the host's
         tools = {w.partition("==")[0]: w.partition("==")[2] for w in aarch64_python.WHEELS}
         tools["emulator"] = str(info.details.get("backend"))
@@ -280,6 +301,12 @@ def _described(tensor: Tensor) -> dict[str, Any]:
         "scale": None if q is None else float(np.ravel(q.scale)[0]),
         "zero_point": None if q is None else int(np.ravel(q.zero_point)[0]),
     }
+
+
+def _runtime(stdout: str) -> str:
+    """The interpreter's package and version, as ``interpret.py`` tells them."""
+    lines = [x for x in stdout.splitlines() if x.startswith("runtime=")]
+    return lines[-1].removeprefix("runtime=") if lines else ""
 
 
 def _times(stdout: str) -> list[int]:

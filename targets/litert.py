@@ -7,16 +7,87 @@ float16, ``litert-int8`` quantizes a float model first.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 
 from edgekit.devices.base import Device
+from edgekit.errors import DeviceError, InputError
 from edgekit.formats import tflite
 from edgekit.graph.ir import Graph, Node, Tensor, unique
+from edgekit.targets.base import EngineInfo
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
 from edgekit_targets.interpreted import InterpretedEngine
+
+#: Names the Python that runs .tflite models on this machine: one with ai-edge-litert or with
+#: tflite-runtime, whose numpy<2 needs an environment of its own.
+VARIABLE = "EDGEKIT_TFLITE_PYTHON"
+PACKAGES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
+_ASK = """
+import importlib.util as u, importlib.metadata as m
+for p, i in (("ai-edge-litert", "ai_edge_litert"), ("tflite-runtime", "tflite_runtime")):
+    if u.find_spec(i) is not None and u.find_spec("numpy") is not None:
+        print(p, m.version(p))
+        break
+"""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What interprets .tflite files on this machine: its Python, package and version."""
+
+    python: str
+    package: str
+    version: str
+
+
+@cache
+def _asked(python: str) -> Runtime:
+    try:
+        done = subprocess.run(
+            [python, "-c", _ASK],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        raise DeviceError(
+            f"{VARIABLE} names '{python}', which does not start; a Python with "
+            f"{' or '.join(PACKAGES)} is needed"
+        ) from None
+    words = done.stdout.split()
+    if done.returncode or len(words) != 2:
+        raise DeviceError(
+            f"{VARIABLE} names '{python}', which has neither {' nor '.join(PACKAGES)} with numpy"
+        )
+    return Runtime(python, words[0], words[1])
+
+
+def runtime() -> Runtime:
+    """The one that :data:`VARIABLE` names, else this environment's; DeviceError without any."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return _asked(named)
+    for package, module in PACKAGES.items():
+        if importlib.util.find_spec(module) is not None:
+            try:
+                return Runtime(sys.executable, package, version(package))
+            except PackageNotFoundError:
+                continue
+    raise DeviceError(
+        "running .tflite models on the host needs the Python package ai-edge-litert: pip install "
+        f"ai-edge-litert, or {VARIABLE} set to a Python that has it or tflite-runtime"
+    )
 
 
 class LiteRt(InterpretedEngine):
@@ -48,6 +119,31 @@ class LiteRt(InterpretedEngine):
         if importlib.util.find_spec(self.module) is None:
             return f"the Python package {self.package} is missing: pip install {self.package}"
         return None
+
+    def host_python(self) -> str:
+        return runtime().python
+
+    def info(self, target: Target) -> EngineInfo:
+        kernels = "auto (XNNPACK) or reference (the runtime's own reference kernels)"
+        return replace(super().info(target), options={"kernels": kernels})
+
+    def tools(self) -> dict[str, str]:
+        try:
+            found = runtime()
+        except DeviceError:
+            return {}
+        return {found.package: found.version}
+
+    def settings(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Option ``kernels``: ``auto`` (XNNPACK) or ``reference`` (the runtime's own reference
+        kernels; those of tflite-runtime 2.14 give the oracle's bytes)."""
+        unknown = sorted(set(extra) - {"kernels"})
+        if unknown:
+            raise InputError(f"engine '{self.name}' has no option '{unknown[0]}'; it has: kernels")
+        kernels = extra.get("kernels", "auto")
+        if kernels not in ("auto", "reference"):
+            raise InputError(f"option kernels is '{kernels}'; there are auto and reference")
+        return {} if kernels == "auto" else {"kernels": kernels}
 
     def model_bytes(self, graph: Graph) -> bytes:
         return tflite.write_bytes(with_half_weights(graph) if self._half else graph)

@@ -47,7 +47,9 @@ class CEngine:
 
     def info(self, target: Target) -> EngineInfo:
         why = toolchain.why_missing("zig")
-        return EngineInfo(self.name, why is None, why, "handwritten C kernels, one static program")
+        what = "handwritten C kernels, one static program"
+        options = {"toolchain": "auto or zig"}
+        return EngineInfo(self.name, why is None, why, what, options=options)
 
     def supports(self, graph: Graph, target: Target) -> Sequence[Unsupported]:
         return self._mcu.supports(graph, target)

@@ -64,8 +64,10 @@ Tune = Annotated[
     int,
     typer.Option("--tune", min=0, help="measure so many candidates a kernel first (engine tvm)"),
 ]
-Toolchain = Annotated[
-    str | None, typer.Option("--toolchain", help="compiler of the mcu family: auto, zig or gcc")
+Toolchain = Annotated[str | None, typer.Option("--toolchain", help="short for --option toolchain=")]
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="an engine's own option: key=value (see 'edgekit targets NAME')"),
 ]
 
 
@@ -129,10 +131,25 @@ def shapes_of(options: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     return shapes
 
 
-def compile_options(engine: str, optimize: str, toolchain: str | None) -> Any:
+def extra_of(options: list[str] | None, toolchain: str | None = None) -> dict[str, str]:
+    """``key=value`` options as a mapping; the engine says which it has."""
+    extra = {} if toolchain is None else {"toolchain": toolchain}
+    for o in options or []:
+        key, eq, value = o.partition("=")
+        if not eq or not key.strip() or not value:
+            raise InputError(f"--option '{o}' is not key=value")
+        if key in extra:
+            raise InputError(f"option '{key}' is given twice")
+        extra[key] = value
+    return extra
+
+
+def compile_options(
+    engine: str, optimize: str, toolchain: str | None, options: list[str] | None = None
+) -> Any:
     from edgekit.targets.base import CompileOptions
 
     if optimize not in ("speed", "size", "ram"):
         raise InputError(f"--optimize '{optimize}' is unknown; known are speed, size, ram")
-    extra = {} if toolchain is None else {"toolchain": toolchain}
+    extra = extra_of(options, toolchain)
     return CompileOptions(engine, optimize, extra)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from edgekit.cli.common import (
     Model,
     Observer,
     Optimize,
+    Option,
     Percentile,
     PerChannel,
     Samples,
@@ -84,6 +85,7 @@ def compile_(
     toolchain: Toolchain = None,
     tune: Tune = 0,
     device: DeviceName = None,
+    option: Option = None,
     input_shape: InputShape = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="show what each layer could have run, and why")
@@ -99,7 +101,7 @@ def compile_(
         target,
         out,
         data=data,
-        options=compile_options(engine, optimize, toolchain),
+        options=compile_options(engine, optimize, toolchain, option),
         quantize=QuantizeOptions(
             observer=observer,  # type: ignore[arg-type]
             percentile=percentile,
@@ -198,6 +200,7 @@ def deploy(
     calibration_samples: Calibration = 200,
     toolchain: Toolchain = None,
     tune: Tune = 0,
+    option: Option = None,
     input_shape: InputShape = None,
     json: Json = False,
 ) -> None:
@@ -212,7 +215,7 @@ def deploy(
         out,
         val=val,
         device=device,
-        options=compile_options(engine, optimize, toolchain),
+        options=compile_options(engine, optimize, toolchain, option),
         quantize=QuantizeOptions(
             observer=observer,  # type: ignore[arg-type]
             percentile=percentile,

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgekit.devices.base import Device, Kind
+from edgekit.devices.base import Device, Kind, TransportInfo
 from edgekit.graph.ir import Graph
 from edgekit.targets.schema import Target
 
@@ -33,6 +33,7 @@ class EngineInfo:
     (:mod:`edgekit.tolerance`), and say so in ``Compiled.details`` (``exact``, ``precision``).
     int8_form_of: the engine that this one is after quantizing a float model, if any.
     tunable: :class:`Tunes` can make it faster.
+    options: what the engine takes in ``CompileOptions.extra``, with what each one is and accepts.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EngineInfo:
     exact: bool = True
     int8_form_of: str | None = None
     tunable: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,21 @@ class Tunes(Protocol):
         ``kernels``, ``tried`` and ``failed`` candidates, cost ``before`` and ``after`` with ``unit``
         and ``kind``, ``device``, ``records`` (a path), ``tools``."""
         ...
+
+
+@runtime_checkable
+class ListsTransports(Protocol):
+    """What a backend may have besides: lines of its own in ``edgekit devices``."""
+
+    def transports(self) -> Sequence[TransportInfo]: ...
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """What a backend may have besides: entries of its own in ``edgekit doctor``, with the keys that
+    :func:`edgekit.doctor.examine` documents."""
+
+    def examine(self) -> Sequence[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class McuBackend:
             why = toolchain.why_missing("zig")
             if why is not None and toolchain.why_missing("gcc") is None:
                 why = None
-        return [EngineInfo(ENGINE, why is None, why, "handwritten C kernels, no runtime")]
+        options = {"toolchain": "auto, zig or gcc"}
+        what = "handwritten C kernels, no runtime"
+        return [EngineInfo(ENGINE, why is None, why, what, options=options)]
 
     def supports(self, graph: Graph, target: Target, engine: str = ENGINE) -> Sequence[Unsupported]:
         _check_engine(engine)

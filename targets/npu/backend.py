@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.devices.base import Device
+from edgekit.devices.base import Device, TransportInfo
 from edgekit.errors import DoesNotFitError, InputError, UnsupportedError
 from edgekit.graph.ir import Graph, Node
 from edgekit.graph.ops import macs
@@ -45,7 +45,9 @@ class NpuBackend:
     def engines(self, target: Target) -> Sequence[EngineInfo]:
         parse(target)
         why = vela.why_missing()
-        return [EngineInfo(ENGINE, why is None, why, "Arm's Ethos-U compiler, run as a subprocess")]
+        what = "Arm's Ethos-U compiler, run as a subprocess"
+        options = {"timeout_s": "seconds that Vela may take"}
+        return [EngineInfo(ENGINE, why is None, why, what, options=options)]
 
     def supports(self, graph: Graph, target: Target, engine: str = ENGINE) -> Sequence[Unsupported]:
         """Float arithmetic is refused; all else Vela places, on the NPU or the CPU."""
@@ -65,6 +67,11 @@ class NpuBackend:
     def open_device(self, name: str, target: Target) -> Device | None:
         """The family's own devices (see :func:`edgekit.devices.open_device`)."""
         return EstimateDevice(target) if name == NAME else None
+
+    def transports(self) -> Sequence[TransportInfo]:
+        """Lines of ``edgekit devices``."""
+        why = vela.why_missing()
+        return [TransportInfo("estimate", why is None, why, (NAME,))]
 
     # -- compile -------------------------------------------------------------------------------
 

@@ -29,10 +29,17 @@ class TfLite:
 
     def __init__(self, description):
         try:
-            from ai_edge_litert.interpreter import Interpreter
+            from ai_edge_litert import interpreter as lite
+
+            self.package = "ai-edge-litert"
         except ImportError:
-            from tflite_runtime.interpreter import Interpreter
-        self.interpreter = Interpreter(model_path=description["model"], num_threads=1)
+            from tflite_runtime import interpreter as lite
+
+            self.package = "tflite-runtime"
+        options = {"model_path": description["model"], "num_threads": 1}
+        if description.get("kernels") == "reference":
+            options["experimental_op_resolver_type"] = lite.OpResolverType.BUILTIN_REF
+        self.interpreter = lite.Interpreter(**options)
         self.interpreter.allocate_tensors()
         self.inputs = [d["index"] for d in self.interpreter.get_input_details()]
         self.outputs = [d["index"] for d in self.interpreter.get_output_details()]
@@ -55,15 +62,21 @@ class Onnx:
     def __init__(self, description):
         import onnxruntime as ort
 
+        self.package = "onnxruntime"
+        if "providers" in description:
+            self.package = "onnxruntime-gpu"
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        given = (description["model"], options, ["CPUExecutionProvider"])
+        providers = description.get("providers", ["CPUExecutionProvider"])
+        given = (description["model"], options, providers)
         try:
             self.session = ort.InferenceSession(*given)
         except Exception:
             # ONNX Runtime 1.31 merges a Pad into a pooling window that cannot take it, then stops.
             self.session = ort.InferenceSession(*given, disabled_optimizers=["Pad_Fusion"])
+        if providers[0] not in self.session.get_providers():
+            raise RuntimeError("ONNX Runtime could not start its " + providers[0])
         self.description = description
         self.names = [i.name for i in self.session.get_inputs()]
 
@@ -96,6 +109,15 @@ def quantized(value, described):
     steps = np.round(value / np.float32(described["scale"])) + described["zero_point"]
     limits = np.iinfo(dtype)
     return np.clip(steps, limits.min, limits.max).astype(dtype)
+
+
+def installed(package):
+    try:
+        from importlib.metadata import version
+
+        return version(package)
+    except Exception:  # an older Python, or no metadata
+        return "unknown"
 
 
 def split(sample, described):
@@ -133,6 +155,7 @@ def main(argv):
         return fail(e, 2)
     try:
         model = (Onnx if description["model"].endswith(".onnx") else TfLite)(description)
+        print("runtime=" + model.package + " " + installed(model.package))
         if argv[1] == "time":
             return time_it(model, split(samples[0], described), int(argv[3]))
         if argv[1] == "count":

@@ -1,4 +1,4 @@
-"""Servers: x86-64 with vector instructions, measured on the machine edgekit runs on."""
+"""Servers: x86-64 with vector instructions, measured on the machine edgekit runs on; NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _backend() -> Backend:
 
 family = Family(
     name="server",
-    description="x86-64 servers: handwritten C, ONNX Runtime, LiteRT",
+    description="x86-64 servers: handwritten C, ONNX Runtime, LiteRT; NVIDIA GPUs: CUDA by TVM",
     target_dir=Path(__file__).parent / "devices",
     backend=_backend,
 )

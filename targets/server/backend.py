@@ -1,11 +1,15 @@
-"""The backend of the ``server`` family: everything runs on this machine and is measured."""
+"""The backend of the ``server`` family: x86-64 processors and NVIDIA GPUs (:mod:`.nvidia`)."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
+from typing import Any
 
-from edgekit.devices.base import Device
+from edgekit.devices.base import Device, TransportInfo
 from edgekit.errors import DeviceError
+from edgekit.graph.ir import Graph
+from edgekit.targets.base import EngineInfo, Unsupported
 from edgekit.targets.schema import Target
 from edgekit_targets.engine_backend import EngineBackend
 from edgekit_targets.litert import LiteRt
@@ -14,6 +18,7 @@ from edgekit_targets.onnxruntime_ import OnnxRuntime
 from edgekit_targets.tvm_ import isa
 from edgekit_targets.tvm_engine import TvmEngine
 
+from . import nvidia
 from .config import CODE_CPUS, host_flags, parse
 
 _MACHINES = ("x86_64", "amd64")
@@ -60,11 +65,28 @@ class ServerBackend(EngineBackend):
                 LiteRt("int8", admit=_admit),
                 TvmEngine(_llvm, admit=_admit),
                 TvmEngine(_llvm, "int8", admit=_admit),
+                *nvidia.engines(),
             ]
         )
 
     def check(self, target: Target) -> None:
-        parse(target)
+        _ = nvidia.parse(target) if nvidia.is_gpu(target) else parse(target)
+
+    def engines(self, target: Target) -> Sequence[EngineInfo]:
+        return nvidia.of_target(super().engines(target), target)
+
+    def supports(self, graph: Graph, target: Target, engine: str) -> Sequence[Unsupported]:
+        nvidia.check_engine(self.engine(engine), target)
+        return super().supports(graph, target, engine)
 
     def default_device(self, target: Target) -> str:
-        return "host"
+        return nvidia.default_device() if nvidia.is_gpu(target) else "host"
+
+    def open_device(self, name: str, target: Target) -> Device | None:
+        return nvidia.open_device(name)
+
+    def transports(self) -> Sequence[TransportInfo]:
+        return nvidia.transports()
+
+    def examine(self) -> Sequence[dict[str, Any]]:
+        return nvidia.examine()
