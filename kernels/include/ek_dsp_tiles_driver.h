@@ -1,0 +1,261 @@
+/* The body of the kernels of ek_dsp_tiles.h; a scheme is constants and functions of the caller. */
+#ifndef EK_DSP_TILES_DRIVER_H
+#define EK_DSP_TILES_DRIVER_H
+
+#include "ek_dsp_quant.h"
+#include "ek_dsp_tiles.h"
+
+#define EK_TILE_MAX_SIZE 6
+
+typedef struct {
+  int32_t tile;      /* outputs along an axis */
+  int32_t step;      /* inputs from tile to tile */
+  int32_t size;      /* inputs along an axis */
+  int32_t streams;   /* words of a pair of channels and a tile */
+  int32_t positions; /* sums of an output channel and a tile */
+  int32_t scale;     /* bits by which sum(place) is larger than the convolution */
+  ek_mac_run runs[EK_MAC_MAX_RUNS + 1]; /* blocks: streams of each position */
+  void (*columns)(const ek_tile_columns *p);
+  void (*rows)(const ek_tile_rows *p);
+  void (*output)(const ek_tile_output *p);
+  /* one channel's outputs of one tile, 2^scale times the convolution: y[tile][tile] */
+  void (*inverse)(const int32_t *m, int32_t *y);
+  /* two words of weights for each stream and pair: two channels' [3][3][in_c] */
+  void (*weights)(const int8_t *w, int32_t in_c, int32_t pairs, int32_t channel, uint32_t *dst);
+} ek_tile_scheme;
+
+EK_INLINE int32_t ek_tile_in_c(const ek_conv_params *p) { return (p->in_c + 3) & ~3; }
+EK_INLINE int32_t ek_tile_count(int32_t n, int32_t tile) { return (n + tile - 1) / tile; }
+
+/* Bytes of one group's streams, and of one pair of output channels' weights. */
+EK_INLINE int32_t ek_tile_group_bytes(const ek_conv_params *p, int32_t streams) {
+  return streams * (ek_tile_in_c(p) / 2) * 16;
+}
+EK_INLINE int32_t ek_tile_weight_bytes(const ek_conv_params *p, int32_t streams) {
+  return streams * (ek_tile_in_c(p) / 2) * 8;
+}
+/* The columns' words and the sums are never alive together. */
+EK_INLINE int32_t ek_tile_shared_bytes(int32_t size, int32_t positions) {
+  return ek_max(2 * 4 * size * EK_TILE_COLUMNS, 32 * positions);
+}
+/* A row of zero points, and the tile's rows where their channels are not a multiple of four. */
+EK_INLINE int32_t ek_tile_rows_bytes(const ek_conv_params *p, int32_t size) {
+  return (p->in_c % 4 == 0 ? 1 : 1 + size) * p->in_w * ek_tile_in_c(p);
+}
+
+EK_INLINE int32_t ek_tiles_scratch_bytes(const ek_tiles_params *p, int32_t size, int32_t streams,
+                                         int32_t positions, int lean) {
+  const ek_conv_params *c = &p->conv;
+  return p->groups * ek_tile_group_bytes(c, streams) +
+         (lean ? ek_tile_weight_bytes(c, streams) : 0) + ek_tile_shared_bytes(size, positions) +
+         ek_tile_rows_bytes(c, size);
+}
+
+/* What one call works on. */
+typedef struct {
+  const ek_tiles_params *p;
+  const ek_tile_scheme *s;
+  const int8_t *input;
+  int8_t *output;
+  uint32_t *shared;
+  int8_t *zero_row;
+  int8_t *copies;      /* of the rows copied_row .. + size, or NULL */
+  int32_t copied_row;  /* tile row of the copies, -1: none */
+  int32_t in_c, pairs; /* in_c rounded up */
+  int32_t tiles_x, tiles;
+} ek_tile_state;
+
+/* Pointers to the rows of a tile row. */
+EK_INLINE void ek_tile_row_table(ek_tile_state *t, int32_t row, const int8_t **rows) {
+  const ek_conv_params *c = &t->p->conv;
+  const int32_t size = t->s->size;
+  const int32_t bytes = c->in_w * t->in_c;
+  int32_t y = row * t->s->step - c->pad_top;
+  for (int32_t i = 0; i < size; ++i, ++y) {
+    if (y < 0 || y >= c->in_h) {
+      rows[i] = t->zero_row;
+    } else if (t->copies == NULL) {
+      rows[i] = t->input + y * bytes;
+    } else {
+      int8_t *dst = t->copies + i * bytes;
+      rows[i] = dst;
+      if (t->copied_row == row) continue;
+      const int8_t *src = t->input + y * c->in_w * c->in_c;
+      for (int32_t n = c->in_w; n > 0; --n, dst += t->in_c) {
+        for (int32_t k = 0; k < c->in_c; ++k) dst[k] = *src++;
+      }
+    }
+  }
+  t->copied_row = row;
+}
+
+/* Streams of up to four tiles from index first on. */
+static __attribute__((noinline)) void ek_tile_input(ek_tile_state *t, int32_t first, uint32_t *x) {
+  const ek_conv_params *c = &t->p->conv;
+  const ek_tile_scheme *s = t->s;
+  const int8_t *rows[EK_TILE_MAX_SIZE];
+  int32_t lane = 0;
+  while (lane < 4 && first + lane < t->tiles) {
+    const int32_t row = (first + lane) / t->tiles_x;
+    const int32_t column = (first + lane) - row * t->tiles_x;
+    const int32_t n = ek_min(4 - lane, t->tiles_x - column);
+    const int32_t start = column * s->step - c->pad_left;
+    const int32_t columns = (n - 1) * s->step + s->size;
+    const int32_t from = ek_clamp(-start, 0, columns);
+    const int32_t to = ek_max(ek_min(c->in_w - start, columns), from);
+    uint32_t *v = t->shared;
+    ek_tile_row_table(t, row, rows);
+    if (from > 0 || to < columns) { /* columns outside hold what a column of zero points gives */
+      const int8_t *none[EK_TILE_MAX_SIZE];
+      for (int32_t i = 0; i < s->size; ++i) none[i] = t->zero_row;
+      for (int32_t k = 0; k < columns; ++k) {
+        if (k >= from && k < to) continue;
+        const ek_tile_columns outside = {none, 0, 0, 1, v + k};
+        s->columns(&outside);
+      }
+    }
+    ek_tile_columns inside = {rows, (start + from) * t->in_c, t->in_c, to - from, v + from};
+    ek_tile_rows across = {v, x + lane, 16 * t->pairs, n};
+    for (int32_t i = 0; i < t->in_c; i += 4) {
+      if (inside.columns > 0) s->columns(&inside);
+      s->rows(&across);
+      inside.offset += 4;
+      across.x += 8;
+    }
+    lane += n;
+  }
+}
+
+/* Any multiplier, shift and clamp: quant->bias is 2^scale times a bias that keeps the sum small,
+ * quant->round the rest of the bias. */
+static __attribute__((noinline)) void ek_tile_output_general(const ek_tile_state *t,
+                                                             const ek_tile_output *o) {
+  const ek_conv_params *c = &t->p->conv;
+  const ek_dsp_quant *q = o->quant;
+  const int32_t n = t->s->tile;
+  for (int32_t i = 0; i < o->tiles; ++i) {
+    int32_t y[16];
+    t->s->inverse(o->m + i, y);
+    for (int32_t k = 0; k < n * n; ++k) {
+      const int32_t acc = ek_add_wrap(ek_add_wrap(y[k], q->bias) >> t->s->scale, q->round);
+      const ek_tile_place *at = o->place + i;
+      at->out[k / n * at->row_step + k % n * at->pixel_step + o->channel] =
+          ek_finish_s8(ek_requant(acc, q->mult, (int)(q->exp - EK_DSP_GENERAL)), c->out_zp, -128,
+                       127);
+    }
+  }
+}
+
+/* One group's outputs of two channels from c on. */
+static __attribute__((noinline)) void ek_tile_group(const ek_tile_state *t, int32_t first,
+                                                    ek_mac_s16 *mac, const ek_dsp_quant *quant,
+                                                    int32_t channel) {
+  const ek_conv_params *c = &t->p->conv;
+  const ek_tile_scheme *s = t->s;
+  const int32_t both = ek_min(2, c->out_c - channel);
+  const int32_t tiles = ek_min(4, t->tiles - first);
+  const int32_t tile = s->tile;
+  ek_tile_place place[4];
+  int8_t edge[4][32]; /* outputs of tiles that reach over the border, [tile][tile][2 channels] */
+  int partial = 0;
+  int32_t row = first / t->tiles_x;
+  int32_t column = first - row * t->tiles_x;
+  for (int32_t i = 0; i < tiles; ++i) {
+    const int32_t y = row * tile, x = column * tile;
+    if (y + tile <= c->out_h && x + tile <= c->out_w) {
+      place[i].out = t->output + (y * c->out_w + x) * c->out_c + channel;
+      place[i].pixel_step = c->out_c;
+      place[i].row_step = c->out_w * c->out_c;
+    } else {
+      place[i].out = edge[i];
+      place[i].pixel_step = 2;
+      place[i].row_step = 2 * tile;
+      partial = 1;
+    }
+    if (++column == t->tiles_x) {
+      column = 0;
+      ++row;
+    }
+  }
+  ek_mac_s16_2x4_dsp(mac);
+  ek_tile_output o = {mac->m, quant, place, tiles, 0, c->out_zp != -128};
+  for (; o.channel < both; ++o.channel, o.m += 4, ++o.quant) {
+    if (o.quant->exp < EK_DSP_GENERAL - 31) {
+      s->output(&o);
+    } else {
+      ek_tile_output_general(t, &o);
+    }
+  }
+  if (!partial) return;
+  for (int32_t i = 0; i < tiles; ++i) {
+    if (place[i].out != edge[i]) continue;
+    const int32_t y0 = (first + i) / t->tiles_x;
+    const int32_t x0 = (first + i) - y0 * t->tiles_x;
+    for (int32_t y = 0; y < tile && y0 * tile + y < c->out_h; ++y) {
+      for (int32_t x = 0; x < tile && x0 * tile + x < c->out_w; ++x) {
+        for (int32_t k = 0; k < both; ++k) {
+          t->output[((y0 * tile + y) * c->out_w + x0 * tile + x) * c->out_c + channel + k] =
+              edge[i][2 * (y * tile + x) + k];
+        }
+      }
+    }
+  }
+}
+
+EK_INLINE void ek_tiles_conv(const ek_tiles_params *p, const ek_tile_scheme *s, const int8_t *input,
+                             const void *weights, const ek_dsp_quant *quant, int8_t *output,
+                             void *scratch, int lean) {
+  const ek_conv_params *c = &p->conv;
+  const int32_t group_words = ek_tile_group_bytes(c, s->streams) / 4;
+  const int32_t weight_words = ek_tile_weight_bytes(c, s->streams) / 4;
+  uint32_t *x = (uint32_t *)scratch;
+  uint32_t *transformed = x + p->groups * group_words;
+  ek_tile_state t; /* no initializer: it would call a library */
+  t.p = p;
+  t.s = s;
+  t.input = input;
+  t.output = output;
+  t.shared = transformed + (lean ? weight_words : 0);
+  t.zero_row = (int8_t *)t.shared + ek_tile_shared_bytes(s->size, s->positions);
+  t.in_c = ek_tile_in_c(c);
+  t.pairs = t.in_c / 2;
+  t.copies = NULL;
+  t.copied_row = -1;
+  t.tiles_x = ek_tile_count(c->out_w, s->tile);
+  t.tiles = t.tiles_x * ek_tile_count(c->out_h, s->tile);
+  memset(t.zero_row, c->in_zp, (size_t)(c->in_w * t.in_c));
+  if (c->in_c % 4 != 0) {
+    t.copies = t.zero_row + c->in_w * t.in_c;
+    memset(t.copies, 0, (size_t)(s->size * c->in_w * t.in_c));
+  }
+  ek_mac_s16 mac;
+  for (int i = 0; i <= EK_MAC_MAX_RUNS; ++i) {
+    mac.runs[i].positions = s->runs[i].positions;
+    mac.runs[i].blocks = s->runs[i].blocks * t.pairs;
+  }
+  mac.m = (int32_t *)t.shared;
+  for (int32_t done = 0; done < t.tiles; done += 4 * p->groups) {
+    const int32_t groups = ek_min(p->groups, ek_tile_count(t.tiles - done, 4));
+    for (int32_t g = 0; g < groups; ++g) ek_tile_input(&t, done + 4 * g, x + g * group_words);
+    for (int32_t o = 0; o < c->out_c; o += 2) {
+      if (lean) {
+        const int8_t *w = (const int8_t *)weights + o * 9 * t.in_c;
+        s->weights(w, t.in_c, t.pairs, 0, transformed);
+        if (o + 1 < c->out_c) s->weights(w + 9 * t.in_c, t.in_c, t.pairs, 1, transformed);
+        mac.w = transformed;
+      } else {
+        mac.w = (const uint32_t *)weights + o / 2 * weight_words;
+      }
+      for (int32_t g = 0; g < groups; ++g) {
+        mac.x = x + g * group_words;
+        ek_tile_group(&t, done + 4 * g, &mac, quant + o, o);
+      }
+    }
+  }
+  if (c->act_min != -128 || c->act_max != 127) {
+    const int32_t n = c->out_h * c->out_w * c->out_c;
+    for (int32_t i = 0; i < n; ++i) output[i] = (int8_t)ek_clamp(output[i], c->act_min, c->act_max);
+  }
+}
+
+#endif

@@ -1,0 +1,16 @@
+/* Winograd F(4x4,3x3) as a scheme of ek_dsp_tiles_driver.h. */
+#ifndef EK_DSP_WINOGRAD_F4_H
+#define EK_DSP_WINOGRAD_F4_H
+
+#include "ek_dsp_tiles_driver.h"
+
+enum { EK_F4_SIZE = 6, EK_F4_STREAMS = 36 };
+
+#define EK_F4_SCHEME(weights_function)                                                      \
+  {                                                                                         \
+    4, 4, EK_F4_SIZE, EK_F4_STREAMS, EK_F4_STREAMS, 6, {{EK_F4_STREAMS, 1}, {0, 0}},        \
+        ek_winograd_f4_columns_dsp, ek_winograd_f4_rows_dsp, ek_winograd_f4_output_dsp,     \
+        ek_winograd_f4_inverse, weights_function                                            \
+  }
+
+#endif
