@@ -8,7 +8,7 @@
  * |L|, |H| <= 17,340. Matrix: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015),
  * points 0, 1, -1, 2, -2 and infinity.
  */
-#include "ek_dsp_tiles.h"
+#include "ek_dsp_winograd_f4.h"
 #include "ek_simd.h"
 
 #if EK_SIMD_ASM

@@ -6,8 +6,8 @@
  * 16 for that, and 32-fold the half of the second rounding and the output offset; negative values get
  * 32 less. Where the output offset is -128 they need not: what is not above zero clamps to it.
  */
-#include "ek_dsp_quant.h"
-#include "ek_dsp_tiles.h"
+#include "ek_dsp_winograd_f4.h"
+#include "ek_simd.h"
 
 #if EK_SIMD_ASM
 

@@ -100,9 +100,4 @@ typedef struct {
   int32_t linear;
 } ek_tile_output;
 
-void ek_winograd_f4_columns_dsp(const ek_tile_columns *p);
-void ek_winograd_f4_rows_dsp(const ek_tile_rows *p);
-void ek_winograd_f4_output_dsp(const ek_tile_output *p);
-void ek_winograd_f4_inverse(const int32_t *m, int32_t *out);
-
 #endif

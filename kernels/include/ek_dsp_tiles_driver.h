@@ -63,6 +63,11 @@ typedef struct {
   int32_t copied_row;  /* tile row of the copies, -1: none */
   int32_t in_c, pairs; /* in_c rounded up */
   int32_t tiles_x, tiles;
+  int32_t placed;       /* first tile of the group whose places are below, -1: none */
+  int32_t channel;      /* ... and their channel */
+  int32_t partial;      /* bit i: tile i reaches over the border */
+  ek_tile_place place[4];
+  int8_t edge[4][32];   /* outputs of such tiles, [tile][tile][2 channels] */
 } ek_tile_state;
 
 /* Pointers to the rows of a tile row. */
@@ -146,60 +151,80 @@ static __attribute__((noinline)) void ek_tile_output_general(const ek_tile_state
   }
 }
 
-/* One group's outputs of two channels from c on. */
-static __attribute__((noinline)) void ek_tile_group(const ek_tile_state *t, int32_t first,
-                                                    ek_mac_s16 *mac, const ek_dsp_quant *quant,
-                                                    int32_t channel) {
+/* Where the outputs of a group go from a channel on. */
+static __attribute__((noinline)) void ek_tile_places(ek_tile_state *t, int32_t first,
+                                                     int32_t channel) {
   const ek_conv_params *c = &t->p->conv;
-  const ek_tile_scheme *s = t->s;
-  const int32_t both = ek_min(2, c->out_c - channel);
-  const int32_t tiles = ek_min(4, t->tiles - first);
-  const int32_t tile = s->tile;
-  ek_tile_place place[4];
-  int8_t edge[4][32]; /* outputs of tiles that reach over the border, [tile][tile][2 channels] */
-  int partial = 0;
+  const int32_t tile = t->s->tile;
   int32_t row = first / t->tiles_x;
   int32_t column = first - row * t->tiles_x;
-  for (int32_t i = 0; i < tiles; ++i) {
+  t->placed = first;
+  t->channel = channel;
+  t->partial = 0;
+  for (int32_t i = 0; i < 4; ++i) {
     const int32_t y = row * tile, x = column * tile;
+    ek_tile_place *at = t->place + i;
     if (y + tile <= c->out_h && x + tile <= c->out_w) {
-      place[i].out = t->output + (y * c->out_w + x) * c->out_c + channel;
-      place[i].pixel_step = c->out_c;
-      place[i].row_step = c->out_w * c->out_c;
+      at->out = t->output + (y * c->out_w + x) * c->out_c + channel;
+      at->pixel_step = c->out_c;
+      at->row_step = c->out_w * c->out_c;
     } else {
-      place[i].out = edge[i];
-      place[i].pixel_step = 2;
-      place[i].row_step = 2 * tile;
-      partial = 1;
+      at->out = t->edge[i];
+      at->pixel_step = 2;
+      at->row_step = 2 * tile;
+      t->partial |= 1 << i;
     }
     if (++column == t->tiles_x) {
       column = 0;
       ++row;
     }
   }
+}
+
+/* Outputs of tiles that reach over the border, from their buffers. */
+static __attribute__((noinline)) void ek_tile_copy_edges(const ek_tile_state *t, int32_t first,
+                                                         int32_t tiles, int32_t channel,
+                                                         int32_t channels) {
+  const ek_conv_params *c = &t->p->conv;
+  const int32_t tile = t->s->tile;
+  for (int32_t i = 0; i < tiles; ++i) {
+    if (((t->partial >> i) & 1) == 0) continue;
+    const int32_t y0 = (first + i) / t->tiles_x * tile;
+    const int32_t x0 = (first + i) % t->tiles_x * tile;
+    for (int32_t y = 0; y < tile && y0 + y < c->out_h; ++y) {
+      int8_t *out = t->output + ((y0 + y) * c->out_w + x0) * c->out_c + channel;
+      const int8_t *in = t->edge[i] + 2 * y * tile;
+      for (int32_t x = 0; x < tile && x0 + x < c->out_w; ++x, out += c->out_c, in += 2) {
+        for (int32_t k = 0; k < channels; ++k) out[k] = in[k];
+      }
+    }
+  }
+}
+
+/* One group's outputs of two channels. */
+EK_INLINE void ek_tile_group(ek_tile_state *t, int32_t first, const ek_mac_s16 *mac,
+                             const ek_dsp_quant *quant, int32_t channel) {
+  const ek_conv_params *c = &t->p->conv;
+  const int32_t both = ek_min(2, c->out_c - channel);
+  const int32_t tiles = ek_min(4, t->tiles - first);
+  if (t->placed != first) {
+    ek_tile_places(t, first, channel);
+  } else if (t->channel != channel) {
+    for (int32_t i = 0; i < 4; ++i) {
+      if (((t->partial >> i) & 1) == 0) t->place[i].out += channel - t->channel;
+    }
+    t->channel = channel;
+  }
   ek_mac_s16_2x4_dsp(mac);
-  ek_tile_output o = {mac->m, quant, place, tiles, 0, c->out_zp != -128};
-  for (; o.channel < both; ++o.channel, o.m += 4, ++o.quant) {
+  ek_tile_output o = {mac->m, quant, t->place, tiles, 0, c->out_zp != -128};
+  for (int32_t k = 0; k < both; ++k, ++o.channel, o.m += 4, ++o.quant) {
     if (o.quant->exp < EK_DSP_GENERAL - 31) {
-      s->output(&o);
+      t->s->output(&o);
     } else {
       ek_tile_output_general(t, &o);
     }
   }
-  if (!partial) return;
-  for (int32_t i = 0; i < tiles; ++i) {
-    if (place[i].out != edge[i]) continue;
-    const int32_t y0 = (first + i) / t->tiles_x;
-    const int32_t x0 = (first + i) - y0 * t->tiles_x;
-    for (int32_t y = 0; y < tile && y0 * tile + y < c->out_h; ++y) {
-      for (int32_t x = 0; x < tile && x0 * tile + x < c->out_w; ++x) {
-        for (int32_t k = 0; k < both; ++k) {
-          t->output[((y0 * tile + y) * c->out_w + x0 * tile + x) * c->out_c + channel + k] =
-              edge[i][2 * (y * tile + x) + k];
-        }
-      }
-    }
-  }
+  if (t->partial) ek_tile_copy_edges(t, first, tiles, channel, both);
 }
 
 EK_INLINE void ek_tiles_conv(const ek_tiles_params *p, const ek_tile_scheme *s, const int8_t *input,
@@ -221,6 +246,7 @@ EK_INLINE void ek_tiles_conv(const ek_tiles_params *p, const ek_tile_scheme *s, 
   t.pairs = t.in_c / 2;
   t.copies = NULL;
   t.copied_row = -1;
+  t.placed = -1;
   t.tiles_x = ek_tile_count(c->out_w, s->tile);
   t.tiles = t.tiles_x * ek_tile_count(c->out_h, s->tile);
   memset(t.zero_row, c->in_zp, (size_t)(c->in_w * t.in_c));

@@ -4,6 +4,11 @@
 
 #include "ek_dsp_tiles_driver.h"
 
+void ek_winograd_f4_columns_dsp(const ek_tile_columns *p);
+void ek_winograd_f4_rows_dsp(const ek_tile_rows *p);
+void ek_winograd_f4_output_dsp(const ek_tile_output *p);
+void ek_winograd_f4_inverse(const int32_t *m, int32_t *out);
+
 enum { EK_F4_SIZE = 6, EK_F4_STREAMS = 36 };
 
 #define EK_F4_SCHEME(weights_function)                                                      \

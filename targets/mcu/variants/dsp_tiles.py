@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.graph import numerics as nm
 from edgekit.graph.ir import Graph, Node
 from edgekit.targets.schema import Target
 
@@ -40,6 +39,7 @@ class Scheme:
     matrix: int64 ``[size', 3]``, the weight transform along one axis, scale included.
     order: stream numbers ``[size', size']`` of the transformed weights' rows and columns.
     offset: what the input transform adds to each input.
+    factor: on the transformed weights.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Scheme:
     offset: int
     matrix: np.ndarray
     order: np.ndarray
+    factor: int = 1
 
     @property
     def streams(self) -> int:
@@ -59,7 +60,8 @@ class Scheme:
 
     def transformed(self, w: np.ndarray) -> np.ndarray:
         """OHWI int8 weights as int64 ``[O, streams, I]``."""
-        t = np.einsum("ur,ors i,vs->ouvi".replace(" ", ""), self.matrix, w.astype(np.int64), self.matrix)
+        t = np.einsum("ur,orsi,vs->ouvi", self.matrix, w.astype(np.int64), self.matrix)
+        t *= self.factor
         out = np.zeros((w.shape[0], self.streams, w.shape[3]), np.int64)
         out[:, self.order.reshape(-1)] = t.reshape(w.shape[0], -1, w.shape[3])
         return out
@@ -101,6 +103,7 @@ _POLYPHASE = Scheme(
             [10, 11, 23, 14, 15],
         ]
     ),
+    factor=2,
 )
 
 
@@ -207,7 +210,7 @@ class DspTiles:
             raw = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, -w.shape[3] % 4)))
             weights = ConstArray("weights", "int8_t", raw.reshape(-1))
         else:
-            weights = ConstArray("weights", "int16_t", pack_streams(s.transformed(w) * self._factor()))
+            weights = ConstArray("weights", "int16_t", pack_streams(s.transformed(w)))
         params: dict[str, Any] = {**geometry(node, graph, (3, 3)), "groups": 1}
         return KernelCall(
             variant=self.name,
@@ -234,11 +237,6 @@ class DspTiles:
             },
         )
 
-    def _factor(self) -> int:
-        """Doubled where the transform itself scales by nothing."""
-        return 2 if self.scheme is _POLYPHASE else 1
-
-
 #: Scratch that lean kernels spend to transform their weights less often.
 LEAN_SCRATCH = 40960
 
@@ -249,6 +247,6 @@ def scratch_limit(target: Target) -> int | None:
     return max(8192, ram // 4) if ram else None
 
 
-VARIANTS = [DspTiles(_F4, False, 10), DspTiles(_F4, True, 11)]
-
-__all__ = ["DspTiles", "VARIANTS", "nm"]
+VARIANTS = [
+    DspTiles(scheme, lean, 10 + lean) for scheme in (_F4, _POLYPHASE) for lean in (False, True)
+]
