@@ -70,6 +70,19 @@ typedef struct {
   int8_t edge[4][32];   /* outputs of such tiles, [tile][tile][2 channels] */
 } ek_tile_state;
 
+/* A row's pixels at multiples of four bytes. What follows a pixel's channels is of no consequence: its
+ * weights are zero. */
+static __attribute__((noinline)) void ek_tile_copy_row(int8_t *dst, const int8_t *src, int32_t n,
+                                                       int32_t in_c) {
+  const int32_t last = in_c == 1 ? 3 : 1; /* pixels after which four bytes would be too many */
+  for (; n > last; --n, src += in_c) {
+    for (int32_t k = 0; k < in_c; k += 4, dst += 4) ek_store32(dst, ek_load32(src + k));
+  }
+  for (; n > 0; --n, src += in_c, dst += (in_c + 3) & ~3) {
+    for (int32_t k = 0; k < in_c; ++k) dst[k] = src[k];
+  }
+}
+
 /* Pointers to the rows of a tile row. */
 EK_INLINE void ek_tile_row_table(ek_tile_state *t, int32_t row, const int8_t **rows) {
   const ek_conv_params *c = &t->p->conv;
@@ -85,10 +98,7 @@ EK_INLINE void ek_tile_row_table(ek_tile_state *t, int32_t row, const int8_t **r
       int8_t *dst = t->copies + i * bytes;
       rows[i] = dst;
       if (t->copied_row == row) continue;
-      const int8_t *src = t->input + y * c->in_w * c->in_c;
-      for (int32_t n = c->in_w; n > 0; --n, dst += t->in_c) {
-        for (int32_t k = 0; k < c->in_c; ++k) dst[k] = *src++;
-      }
+      ek_tile_copy_row(dst, t->input + y * c->in_w * c->in_c, c->in_w, c->in_c);
     }
   }
   t->copied_row = row;
