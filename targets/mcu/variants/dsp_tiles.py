@@ -40,6 +40,8 @@ class Scheme:
     order: stream numbers ``[size', size']`` of the transformed weights' rows and columns.
     offset: what the input transform adds to each input.
     factor: on the transformed weights.
+    *_cost: instructions on a Cortex-M4, of a tile and a pair of input channels, of a tile and an output
+    channel, and of a pair of input channels and an output channel.
     """
 
     name: str
@@ -52,6 +54,9 @@ class Scheme:
     offset: int
     matrix: np.ndarray
     order: np.ndarray
+    input_cost: int
+    output_cost: int
+    weight_cost: int
     factor: int = 1
 
     @property
@@ -80,6 +85,9 @@ _F4 = Scheme(
         [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 12]], np.int64
     ),
     order=np.arange(36).reshape(6, 6),
+    input_cost=350,
+    output_cost=300,
+    weight_cost=325,
 )
 
 #: Streams 0 to 4 of an axis: taps 0 and 1 (even and odd phase) of the first output, their sum with
@@ -103,6 +111,9 @@ _POLYPHASE = Scheme(
             [10, 11, 23, 14, 15],
         ]
     ),
+    input_cost=150,
+    output_cost=52,
+    weight_cost=155,
     factor=2,
 )
 
@@ -173,10 +184,26 @@ class DspTiles:
         limit = 1 << (31 - s.scale)
         if top >= limit:
             return f"sums may reach {top}; the transform is exact below {limit}"
+        tiled, plain = self.instructions(node, graph, target), wide_instructions(node, graph)
+        if tiled > plain:
+            return f"too few outputs or channels: about {tiled:,} instructions, plainly {plain:,}"
         need, room = self.scratch_bytes(node, graph, 1), scratch_limit(target)
         if room is not None and need > room:
             return f"its tiles need {need} bytes of scratch; at most {room} are spent on it"
         return None
+
+    def instructions(self, node: Node, graph: Graph, target: Target) -> int:
+        """Roughly what an inference executes on a Cortex-M4."""
+        s, y = self.scheme, graph.tensor(node.outputs[0])
+        pairs = round_up(graph.tensor(node.inputs[0]).shape[3], 4) // 2
+        tiles = -(-y.shape[1] // s.tile) * -(-y.shape[2] // s.tile)
+        groups, out_pairs = -(-tiles // LANES), -(-y.shape[3] // 2)
+        sums = groups * out_pairs * (11 * s.streams * pairs + 8 * s.positions + 130)
+        cost = sums + tiles * (pairs * s.input_cost + y.shape[3] * s.output_cost)
+        if self.lean:
+            passes = -(-groups // self.groups(node, graph, target))
+            cost += passes * y.shape[3] * pairs * s.weight_cost
+        return cost
 
     def groups(self, node: Node, graph: Graph, target: Target) -> int:
         """Groups of tiles whose streams are held at once: the fewer passes over the weights, the
@@ -237,8 +264,16 @@ class DspTiles:
             },
         )
 
+def wide_instructions(node: Node, graph: Graph) -> int:
+    """The same for ``conv2d_s8_wide_dsp``."""
+    w, y = graph.tensor(node.inputs[1]), graph.tensor(node.outputs[0])
+    pixels, blocks = y.shape[1] * y.shape[2], -(-int(np.prod(w.shape[1:])) // 4)
+    columns = pixels * blocks * (10 if w.shape[3] % 4 == 0 else 45)
+    return -(-pixels // 4) * -(-y.shape[3] // 2) * (22 * blocks + 78) + columns
+
+
 #: Scratch that lean kernels spend to transform their weights less often.
-LEAN_SCRATCH = 40960
+LEAN_SCRATCH = 45056
 
 
 def scratch_limit(target: Target) -> int | None:
@@ -247,6 +282,8 @@ def scratch_limit(target: Target) -> int | None:
     return max(8192, ram // 4) if ram else None
 
 
+SCHEMES = (_F4, _POLYPHASE)
+
 VARIANTS = [
-    DspTiles(scheme, lean, 10 + lean) for scheme in (_F4, _POLYPHASE) for lean in (False, True)
+    DspTiles(scheme, lean, 10 + lean) for scheme in SCHEMES for lean in (False, True)
 ]
