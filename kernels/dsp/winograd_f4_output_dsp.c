@@ -131,7 +131,7 @@ __asm__(
 #endif
 
 /* Four of six; the last of the six carries half the scale of the others. */
-EK_INLINE void transform(const uint32_t *m, uint32_t *y) {
+static __attribute__((noinline)) void transform(const uint32_t *m, uint32_t *y) {
   const uint32_t s12 = m[1] + m[2];
   const uint32_t d12 = m[1] - m[2];
   const uint32_t s34 = m[3] + m[4];

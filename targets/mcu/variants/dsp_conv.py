@@ -151,5 +151,5 @@ class DspConv:
 VARIANTS = [
     DspConv(op, form, rank)
     for op in ("CONV_2D", "DEPTHWISE_CONV_2D")
-    for form, rank in (("wide", 18), ("halfword", 20), ("pairs", 30))
+    for form, rank in (("halfword", 20), ("pairs", 30), ("wide", 18))
 ]

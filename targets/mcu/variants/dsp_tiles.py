@@ -90,6 +90,22 @@ _F4 = Scheme(
     weight_cost=325,
 )
 
+_F2 = Scheme(
+    name="winograd_f2",
+    stride=1,
+    tile=2,
+    step=2,
+    size=4,
+    positions=16,
+    scale=2,
+    offset=0,
+    matrix=np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int64),
+    order=np.arange(16).reshape(4, 4),
+    input_cost=80,
+    output_cost=75,
+    weight_cost=130,
+)
+
 #: Streams 0 to 4 of an axis: taps 0 and 1 (even and odd phase) of the first output, their sum with
 #: tap 2, and taps 2 and 1 of the second; doubled once, for the requantization.
 _POLYPHASE = Scheme(
@@ -243,6 +259,7 @@ class DspTiles:
             variant=self.name,
             sources=(
                 f"dsp/{self.name}.c",
+                "dsp/tiles_driver_dsp.c",
                 f"dsp/{s.name}_input_dsp.c",
                 f"dsp/{s.name}_output_dsp.c",
                 "dsp/mac_s16_2x4_dsp.c",
@@ -282,8 +299,13 @@ def scratch_limit(target: Target) -> int | None:
     return max(8192, ram // 4) if ram else None
 
 
-SCHEMES = (_F4, _POLYPHASE)
+SCHEMES = (_F4, _F2, _POLYPHASE)
 
 VARIANTS = [
-    DspTiles(scheme, lean, 10 + lean) for scheme in SCHEMES for lean in (False, True)
+    DspTiles(_F4, False, 10),
+    DspTiles(_F4, True, 12),
+    DspTiles(_F2, False, 14),
+    DspTiles(_F2, True, 16),
+    DspTiles(_POLYPHASE, False, 10),
+    DspTiles(_POLYPHASE, True, 12),
 ]
