@@ -3,34 +3,48 @@
 #include "ek_dsp_polyphase.h"
 #include "ek_simd.h"
 
+/* Nine taps of a pair of channels, 3 x 3, into 25 streams; doubled for the requantization, see
+ * polyphase_output_dsp.c. step: words from stream to stream. The order is EK_POLYPHASE_ORDER. */
+static __attribute__((noinline)) void transform_pair(const uint32_t *x, uint32_t *dst,
+                                                     int32_t step) {
+  uint32_t *const corners = dst, *const edges = dst + 16 * step;
+  uint32_t t[9], sum[3];
+  for (int i = 0; i < 9; ++i) t[i] = ek_sadd16(x[i], x[i]);
+  for (int i = 0; i < 3; ++i) sum[i] = ek_sadd16(t[3 * i], t[3 * i + 2]);
+  for (int k = 0; k < 4; ++k) { /* corner (k / 2, k % 2): rows of taps y, 1 and columns x, 1 */
+    const uint32_t *even = t + k / 2 * 6;
+    const int x0 = k % 2 * 2;
+    uint32_t *d = corners + 4 * k * step;
+    uint32_t *const odd = d + 2 * step;
+    d[0] = even[x0];
+    d[step] = even[1];
+    odd[0] = t[3 + x0];
+    odd[step] = t[4];
+  }
+  edges[0] = sum[0];
+  edges[step] = sum[1];
+  edges[2 * step] = ek_sadd16(t[0], t[6]);
+  edges[3 * step] = ek_sadd16(t[1], t[7]);
+  edges[4 * step] = ek_sadd16(t[2], t[8]);
+  edges[5 * step] = edges[3 * step];
+  edges[6 * step] = sum[2];
+  edges[7 * step] = sum[1];
+  edges[8 * step] = ek_sadd16(sum[0], sum[2]);
+}
+
 static void transform_weights(const int8_t *w, int32_t in_c, int32_t pairs, int32_t channel,
                               uint32_t *dst) {
-  static const uint8_t order[5][5] = EK_POLYPHASE_ORDER;
-  const int32_t step = 2 * pairs;
   dst += channel;
-  for (int32_t k = 0; k < pairs; ++k, dst += 2) {
-    const int8_t *src = w + k / 2 * 4;
-    uint32_t t[3][5];
-    for (int j = 0; j < 3; ++j) {
-      uint32_t x[3];
-      for (int i = 0; i < 3; ++i) {
-        const uint32_t word = ek_load32(src + (3 * i + j) * in_c);
-        const uint32_t one = k % 2 == 0 ? ek_sxtb16(word) : ek_sxtb16_ror8(word);
-        x[i] = ek_sadd16(one, one); /* for the requantization, see polyphase_output_dsp.c */
-      }
-      t[j][0] = x[0];
-      t[j][1] = x[1];
-      t[j][2] = ek_sadd16(x[0], x[2]);
-      t[j][3] = x[2];
-      t[j][4] = x[1];
+  for (int32_t k = 0; k < in_c; k += 4, dst += 4) {
+    uint32_t first[9], second[9];
+    const int8_t *src = w + k;
+    for (int i = 0; i < 9; ++i, src += in_c) {
+      const uint32_t word = ek_load32(src);
+      first[i] = ek_sxtb16(word);
+      second[i] = ek_sxtb16_ror8(word);
     }
-    for (int i = 0; i < 5; ++i) {
-      dst[order[i][0] * step] = t[0][i];
-      dst[order[i][1] * step] = t[1][i];
-      dst[order[i][2] * step] = ek_sadd16(t[0][i], t[2][i]);
-      dst[order[i][3] * step] = t[2][i];
-      dst[order[i][4] * step] = t[1][i];
-    }
+    transform_pair(first, dst, 2 * pairs);
+    transform_pair(second, dst + 2, 2 * pairs);
   }
 }
 
