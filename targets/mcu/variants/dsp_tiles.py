@@ -158,7 +158,12 @@ def tile_quant(layer: Linear, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     e = -layer.shift
     half = (np.int64(1) << np.clip(e - 1, 0, 31)) + (np.int64(layer.out_zp) << np.clip(e, 0, 31))
     rounding = (half << k) + ((1 << k) >> 1)
-    fast = (e >= 1) & (e + k <= 31) & (layer.mult >= 1 << 30) & (layer.worst < 1 << (31 - scheme.scale))
+    fast = (
+        (e >= 1)
+        & (e + k <= 31)
+        & (layer.mult >= 1 << 30)
+        & (layer.worst < 1 << (31 - scheme.scale))
+    )
     fast &= (layer.worst << k) + np.abs(rounding) + (2 << k) < 1 << 31
     out = np.zeros((round_up(n, 2), 4), np.int32)
     out[:n, 0] = wrap32(layer.mult)
@@ -203,7 +208,9 @@ class DspTiles:
         tiled, plain = self.instructions(node, graph, target), wide_instructions(node, graph)
         if tiled > plain:
             return f"too few outputs or channels: about {tiled:,} instructions, plainly {plain:,}"
-        need, room = self.scratch_bytes(node, graph, 1), scratch_limit(target)
+        if not self.lean and node.name not in stored(graph, target):
+            return "the flash does not hold the transformed weights of every layer"
+        need, room = self.scratch_bytes(node, graph, 1), scratch_limit(node, graph, target)
         if room is not None and need > room:
             return f"its tiles need {need} bytes of scratch; at most {room} are spent on it"
         return None
@@ -229,7 +236,8 @@ class DspTiles:
         y, s = graph.tensor(node.outputs[0]), self.scheme
         tiles = -(-y.shape[1] // s.tile) * -(-y.shape[2] // s.tile)
         need = -(-tiles // LANES)
-        room = min(scratch_limit(target) or LEAN_SCRATCH, LEAN_SCRATCH)
+        limit = scratch_limit(node, graph, target)
+        room = LEAN_SCRATCH if limit is None else min(limit, LEAN_SCRATCH)
         while need > 1 and self.scratch_bytes(node, graph, need) > room:
             need = -(-need // 2)
         return need
@@ -281,6 +289,7 @@ class DspTiles:
             },
         )
 
+
 def wide_instructions(node: Node, graph: Graph) -> int:
     """The same for ``conv2d_s8_wide_dsp``."""
     w, y = graph.tensor(node.inputs[1]), graph.tensor(node.outputs[0])
@@ -293,10 +302,65 @@ def wide_instructions(node: Node, graph: Graph) -> int:
 LEAN_SCRATCH = 45056
 
 
-def scratch_limit(target: Target) -> int | None:
-    """Scratch a tiled convolution may take: a quarter of the RAM, 8 KiB at least; None: unknown."""
+#: Code and tables, when it is estimated what the flash has room for.
+_CODE_BYTES = 49152
+
+
+def stored(graph: Graph, target: Target) -> set[str]:
+    """Names of the convolutions whose larger weights (transformed, or int16) the flash has room for,
+    three quarters of it at most: those that save most instructions a byte first."""
+    flash = target.memory_size("flash")
+    constants = sum(t.nbytes for t in graph.tensors.values() if t.is_const)
+    room = flash * 3 // 4 - constants - _CODE_BYTES if flash else None
+    found = []
+    for node in graph.nodes:
+        w = graph.tensor(node.inputs[1]) if node.type in ("CONV_2D", "DEPTHWISE_CONV_2D") else None
+        if w is None or w.data is None:
+            continue
+        plain = wide_instructions(node, graph)
+        gain, more = plain // 20, w.nbytes  # what int16 weights save, roughly
+        for v in VARIANTS:
+            s = v.scheme
+            if v.lean or s is _F2 or w.shape[1:3] != (3, 3) or node.type != v.op:
+                continue
+            if tuple(node.attrs["stride"]) == (s.stride, s.stride):
+                saved = plain - v.instructions(node, graph, target)
+                size = s.streams * 2 * round_up(w.shape[0], 2) * round_up(w.shape[3], 4)
+                if saved > 0:
+                    gain, more = saved, max(size - w.nbytes, 1)
+        found.append((gain / more, node.name, more))
+    names = set()
+    for _, name, more in sorted(found, key=lambda f: (-f[0], f[1])):
+        if room is not None and more > room:
+            continue
+        room = None if room is None else room - more
+        names.add(name)
+    return names
+
+
+def live_bytes(node: Node, graph: Graph) -> int:
+    """Bytes of activations that are alive while the node runs."""
+    step = next(i for i, n in enumerate(graph.nodes) if n.name == node.name)
+    first: dict[str, int] = dict.fromkeys(graph.inputs, 0)
+    last: dict[str, int] = dict.fromkeys(graph.outputs, len(graph.nodes))
+    for i, n in enumerate(graph.nodes):
+        for name in n.outputs:
+            first.setdefault(name, i)
+            last.setdefault(name, i)
+        for used in n.inputs:
+            if used is not None:
+                last[used] = max(last.get(used, 0), i)
+    alive = (n for n, at in first.items() if at <= step <= last.get(n, at))
+    return sum(graph.tensor(n).nbytes for n in alive)
+
+
+def scratch_limit(node: Node, graph: Graph, target: Target) -> int | None:
+    """Scratch a tiled convolution may take: a quarter of the RAM (8 KiB at least), and what the
+    activations leave of it; None: the RAM is unknown."""
     ram = target.memory_size("ram", "tcm")
-    return max(8192, ram // 4) if ram else None
+    if not ram:
+        return None
+    return min(max(8192, ram // 4), max(0, ram - ram // 8 - live_bytes(node, graph)))
 
 
 SCHEMES = (_F4, _F2, _POLYPHASE)
