@@ -9,6 +9,10 @@ void ek_winograd_f4_rows_dsp(const ek_tile_rows *p);
 void ek_winograd_f4_output_dsp(const ek_tile_output *p);
 void ek_winograd_f4_inverse(const int32_t *m, int32_t *out);
 
+/* w: [3][3][in_c] of an output channel, in_c a multiple of 4; dst: words of pairs of input channels, at
+ * this channel's; step: bytes from stream to stream. */
+void ek_winograd_f4_weights_dsp(const int8_t *w, int32_t in_c, uint32_t *dst, int32_t step);
+
 enum { EK_F4_SIZE = 6, EK_F4_STREAMS = 36 };
 
 #define EK_F4_SCHEME(weights_function)                                                      \
