@@ -256,26 +256,6 @@ def test_reasons_for_refusal() -> None:
     assert f4_lean.reject(g.nodes[0], g, m4()) is None
 
 
-def test_weights_are_transformed_as_far_as_the_flash_goes() -> None:
-    """Two layers: the one that saves more instructions a byte is stored transformed first."""
-    rng = np.random.default_rng(0)
-    g = conv(rng.integers(-127, 128, (16, 3, 3, 16)).astype(np.int8), (16, 16), 1)
-    w = Tensor("w2", (16, 3, 3, 16), "int8", g.tensor("w").quant, g.tensor("w").data)
-    g.add_tensor(w)
-    q = g.tensor("y").quant
-    g.add_tensor(Tensor("z", (1, 8, 8, 16), "int8", q))
-    g.add_node("CONV_2D", ["y", "w2", "b"], ["z"], {**g.nodes[0].attrs, "stride": (2, 2)}, "last")
-    g.outputs = ("z",)
-    g.validate()
-    f4, polyphase = dsp_tiles.VARIANTS[0], dsp_tiles.VARIANTS[4]
-    for flash, names in ((49152, set()), (100_000, {"op"}), (200_000, {"op", "last"})):
-        memory = Memory(name="flash", role="flash", size=flash, wait_states=0)
-        target = m4().model_copy(update={"memories": (memory,)})
-        assert dsp_tiles.stored(g, target) == names
-        reasons = [v.reject(n, g, target) for v, n in zip((f4, polyphase), g.nodes, strict=True)]
-        assert [r is None for r in reasons] == ["op" in names, "last" in names]
-
-
 def test_lean_kernels_store_no_more_than_the_weights() -> None:
     rng = np.random.default_rng(0)
     for v in dsp_tiles.VARIANTS:

@@ -3,6 +3,7 @@
 
 /* A function of its own: inlined into one another the loops spill on every turn. */
 #define STAGE static __attribute__((noinline))
+#define SELDOM static __attribute__((noinline, cold))
 
 /* What one call works on. */
 typedef struct {
@@ -95,7 +96,7 @@ STAGE void transform_input(state *t, int32_t first, uint32_t *x) {
 
 /* Any multiplier, shift and clamp: quant->bias is 2^scale times a bias that keeps the sum small,
  * quant->round the rest of the bias. */
-STAGE void general_output(const state *t, const ek_tile_output *o) {
+SELDOM void general_output(const state *t, const ek_tile_output *o) {
   const ek_conv_params *c = &t->p->conv;
   const ek_dsp_quant *q = o->quant;
   const int32_t n = t->s->tile;

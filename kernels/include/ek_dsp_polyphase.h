@@ -18,7 +18,8 @@ enum { EK_POLYPHASE_SIZE = 5, EK_POLYPHASE_STREAMS = 25, EK_POLYPHASE_POSITIONS 
 void ek_polyphase_columns_dsp(const ek_tile_columns *p);
 void ek_polyphase_rows_dsp(const ek_tile_rows *p);
 void ek_polyphase_output_dsp(const ek_tile_output *p);
-void ek_polyphase_inverse(const int32_t *m, int32_t *out);
+/* One channel of one tile, 2^scale times the convolution; for channels of unusual scales. */
+__attribute__((cold)) void ek_polyphase_inverse(const int32_t *m, int32_t *out);
 
 #define EK_POLYPHASE_SCHEME(weights_function)                                                   \
   {                                                                                             \

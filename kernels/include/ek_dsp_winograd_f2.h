@@ -9,7 +9,8 @@ enum { EK_F2_SIZE = 4, EK_F2_STREAMS = 16 };
 void ek_winograd_f2_columns_dsp(const ek_tile_columns *p);
 void ek_winograd_f2_rows_dsp(const ek_tile_rows *p);
 void ek_winograd_f2_output_dsp(const ek_tile_output *p);
-void ek_winograd_f2_inverse(const int32_t *m, int32_t *out);
+/* One channel of one tile, 2^scale times the convolution; for channels of unusual scales. */
+__attribute__((cold)) void ek_winograd_f2_inverse(const int32_t *m, int32_t *out);
 
 #define EK_F2_SCHEME(weights_function)                                                      \
   {                                                                                         \

@@ -7,7 +7,8 @@
 void ek_winograd_f4_columns_dsp(const ek_tile_columns *p);
 void ek_winograd_f4_rows_dsp(const ek_tile_rows *p);
 void ek_winograd_f4_output_dsp(const ek_tile_output *p);
-void ek_winograd_f4_inverse(const int32_t *m, int32_t *out);
+/* One channel of one tile, 2^scale times the convolution; for channels of unusual scales. */
+__attribute__((cold)) void ek_winograd_f4_inverse(const int32_t *m, int32_t *out);
 
 /* w: [3][3][in_c] of an output channel, in_c a multiple of 4; dst: words of pairs of input channels, at
  * this channel's; step: bytes from stream to stream. */

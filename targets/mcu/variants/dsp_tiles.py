@@ -213,8 +213,6 @@ class DspTiles:
         for how, cost in others:
             if tiled > cost:
                 return f"too few outputs or channels: about {tiled:,} instructions, {how} {cost:,}"
-        if not self.lean and node.name not in stored(graph, target):
-            return "the flash does not hold the transformed weights of every layer"
         need, room = self.scratch_bytes(node, graph, 1), scratch_limit(node, graph, target)
         if room is not None and need > room:
             return f"its tiles need {need} bytes of scratch; at most {room} are spent on it"
@@ -306,42 +304,6 @@ def wide_instructions(node: Node, graph: Graph) -> int:
 
 #: Scratch that lean kernels spend to transform their weights less often.
 LEAN_SCRATCH = 45056
-
-
-#: Code and tables, when it is estimated what the flash has room for.
-_CODE_BYTES = 49152
-
-
-def stored(graph: Graph, target: Target) -> set[str]:
-    """Names of the convolutions whose larger weights (transformed, or int16) the flash has room for,
-    three quarters of it at most: those that save most instructions a byte first."""
-    flash = target.memory_size("flash")
-    constants = sum(t.nbytes for t in graph.tensors.values() if t.is_const)
-    room = flash * 3 // 4 - constants - _CODE_BYTES if flash else None
-    found = []
-    for node in graph.nodes:
-        w = graph.tensor(node.inputs[1]) if node.type in ("CONV_2D", "DEPTHWISE_CONV_2D") else None
-        if w is None or w.data is None:
-            continue
-        plain = wide_instructions(node, graph)
-        gain, more = plain // 20, w.nbytes  # what int16 weights save, roughly
-        for v in VARIANTS:
-            s = v.scheme
-            if v.lean or s is _F2 or w.shape[1:3] != (3, 3) or node.type != v.op:
-                continue
-            if tuple(node.attrs["stride"]) == (s.stride, s.stride):
-                saved = plain - v.instructions(node, graph, target)
-                size = s.streams * 2 * round_up(w.shape[0], 2) * round_up(w.shape[3], 4)
-                if saved > 0:
-                    gain, more = saved, max(size - w.nbytes, 1)
-        found.append((gain / more, node.name, more))
-    names = set()
-    for _, name, more in sorted(found, key=lambda f: (-f[0], f[1])):
-        if room is not None and more > room:
-            continue
-        room = None if room is None else room - more
-        names.add(name)
-    return names
 
 
 def live_bytes(node: Node, graph: Graph) -> int:
