@@ -172,7 +172,8 @@ def test_transformed_weights_stay_in_16_bits() -> None:
     inputs = np.einsum("ur,vs->uvrs", POINTS, POINTS).reshape(36, -1)
     high, low = (np.where(s * inputs > 0, inputs, 0).sum(axis=1) * 255 for s in (1, -1))
     assert high.max() == 17340 and low.min() == -12750
-    assert high.max() + 0x8000 < 1 << 16 and low.min() + 0x8000 >= 0  # no borrow between lanes
+    raised = dsp_tiles.SCHEMES[0].raised
+    assert low.min() + raised >= 0 and high.max() + raised < 1 << 15  # no borrow between lanes
     for v in dsp_tiles.VARIANTS:
         s = v.scheme
         bound = 128 * s.factor * np.abs(s.matrix).sum(axis=1).max() ** 2
@@ -193,11 +194,11 @@ def test_winograd_matrices_are_an_identity() -> None:
 
 #: Kernel, input, output channels, stride -> executed instructions (zig, -O2), and scratch.
 COUNTS = [
-    ("winograd_f4", (32, 32, 3), 16, 1, 524_000, 3_200),
-    ("winograd_f4", (32, 32, 16), 16, 1, 962_000, 6_272),
-    ("winograd_f4", (16, 16, 32), 32, 1, 699_000, 10_880),
-    ("winograd_f4", (8, 8, 64), 64, 1, 560_000, 20_096),
-    ("polyphase", (32, 32, 16), 32, 2, 839_000, 4_432),
+    ("winograd_f4", (32, 32, 3), 16, 1, 509_000, 3_200),
+    ("winograd_f4", (32, 32, 16), 16, 1, 948_000, 6_272),
+    ("winograd_f4", (16, 16, 32), 32, 1, 691_000, 10_880),
+    ("winograd_f4", (8, 8, 64), 64, 1, 556_500, 20_096),
+    ("polyphase", (32, 32, 16), 32, 2, 838_000, 4_432),
     ("polyphase", (16, 16, 32), 64, 2, 710_000, 7_632),
 ]
 
@@ -262,4 +263,4 @@ def test_lean_kernels_store_no_more_than_the_weights() -> None:
         g = conv(rng.integers(-127, 128, (16, 3, 3, 16)).astype(np.int8), (16, 16), v.scheme.stride)
         flash = sum(c.data.nbytes for c in v.lower(g.nodes[0], g, m4()).consts)
         expected = 16 * 9 * 16 if v.lean else 16 * v.scheme.streams * 16 * 2
-        assert flash == expected + 16 * 16
+        assert flash == expected + 16 * (32 if v.scheme.raised else 16)

@@ -28,6 +28,9 @@ typedef struct {
  * weights are zero. */
 STAGE void copy_row(int8_t *dst, const int8_t *src, int32_t n, int32_t in_c) {
   const int32_t last = in_c == 1 ? 3 : 1; /* pixels after which four bytes would be too many */
+  if (in_c < 4) {
+    for (; n > last; --n, src += in_c, dst += 4) ek_store32(dst, ek_load32(src));
+  }
   for (; n > last; --n, src += in_c) {
     for (int32_t k = 0; k < in_c; k += 4, dst += 4) ek_store32(dst, ek_load32(src + k));
   }
@@ -104,9 +107,14 @@ SELDOM void general_output(const state *t, const ek_tile_output *o) {
     int32_t y[16];
     t->s->inverse(o->m + i, y);
     for (int32_t k = 0; k < n * n; ++k) {
-      const int32_t acc = ek_add_wrap(ek_add_wrap(y[k], q->bias) >> t->s->scale, q->round);
+      const int32_t row = k / n, column = k % n;
+      int32_t bias = q->bias;
+      if (t->s->corner && row >= 2 && column >= 2) {
+        bias = ((const ek_tile_quant *)(const void *)q)->corner[2 * row + column - 6];
+      }
+      const int32_t acc = ek_add_wrap(ek_add_wrap(y[k], bias) >> t->s->scale, q->round);
       const ek_tile_place *at = o->place + i;
-      at->out[k / n * at->row_step + k % n * at->pixel_step + o->channel] =
+      at->out[row * at->row_step + column * at->pixel_step + o->channel] =
           ek_finish_s8(ek_requant(acc, q->mult, (int)(q->exp - EK_DSP_GENERAL)), c->out_zp, -128,
                        127);
     }
@@ -177,7 +185,7 @@ EK_INLINE void group_outputs(state *t, int32_t first, const ek_mac_s16 *mac,
   }
   ek_mac_s16_2x4_dsp(mac);
   ek_tile_output o = {mac->m, quant, t->place, tiles, 0, c->out_zp != -128};
-  for (int32_t k = 0; k < both; ++k, ++o.channel, o.m += 4, ++o.quant) {
+  for (int32_t k = 0; k < both; ++k, ++o.channel, o.m += 4, o.quant += 1 + t->s->corner) {
     if (o.quant->exp < EK_DSP_GENERAL - 31) {
       t->s->output(&o);
     } else {
@@ -234,7 +242,7 @@ void ek_tiles_conv(const ek_tiles_params *p, const ek_tile_scheme *s, const int8
       }
       for (int32_t g = 0; g < groups; ++g) {
         mac.x = x + g * group_words;
-        group_outputs(&t, done + 4 * g, &mac, quant + o, o);
+        group_outputs(&t, done + 4 * g, &mac, quant + o * (1 + s->corner), o);
       }
     }
   }

@@ -3,9 +3,11 @@
  * Two channels share a word, and a word is treated as one number H * 2^16 + L: adding, subtracting and
  * shifting such numbers works on both halves at once as long as nothing asks for L alone. Inputs are
  * raised by 128, so that they are not negative and bytes become such numbers as they are; the bias
- * makes up for it. In the last step the columns four and five are raised by 2^15, which raises all six
- * results by it; exclusive or with 2^15 then turns L + 2^15, never negative, into the halfword L.
- * |L|, |H| <= 17,340. Matrix: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015),
+ * makes up for it. In the last step the columns four and five are raised by 13,312, which raises all
+ * six results by it: L is then never negative, and the number is the two halfwords as it stands. To the
+ * outputs this is four raised inputs in the tile's far corner, which the biases of the four outputs that
+ * see them make up for (ek_tile_quant's corner).
+ * -12,750 <= L, H <= 17,340 before. Matrix: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015),
  * points 0, 1, -1, 2, -2 and infinity.
  */
 #include "ek_dsp_winograd_f4.h"
@@ -123,15 +125,9 @@ __asm__(
     ".rept 6\n"
     "  ldmia r4, {r6-r11}\n"
     "  add r4, r4, #72\n"
-    "  add r10, r10, #0x8000\n"
-    "  add r11, r11, #0x8000\n"
+    "  add r10, r10, #0x3400\n"
+    "  add r11, r11, #0x3400\n"
     TRANSFORM
-    "  eor r6, r6, #0x8000\n"
-    "  eor r7, r7, #0x8000\n"
-    "  eor r10, r10, #0x8000\n"
-    "  eor r9, r9, #0x8000\n"
-    "  eor r12, r12, #0x8000\n"
-    "  eor r11, r11, #0x8000\n"
     "  str r6, [r0]\n"
     "  str r7, [r0, r1]\n"
     "  str r10, [r0, r1, lsl #1]\n"
@@ -194,10 +190,10 @@ void ek_winograd_f4_rows_dsp(const ek_tile_rows *p) {
       for (int r = 0; r < 6; ++r) {
         uint32_t x[6], y[6];
         for (int j = 0; j < 6; ++j) x[j] = p->v[(6 * k + r) * EK_TILE_COLUMNS + 4 * i + j];
-        x[4] += 0x8000u;
-        x[5] += 0x8000u;
+        x[4] += 0x3400u;
+        x[5] += 0x3400u;
         transform(x, y);
-        for (int j = 0; j < 6; ++j) p->x[(6 * r + j) * stride + 4 * k + i] = y[j] ^ 0x8000u;
+        for (int j = 0; j < 6; ++j) p->x[(6 * r + j) * stride + 4 * k + i] = y[j];
       }
     }
   }

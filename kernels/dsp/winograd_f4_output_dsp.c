@@ -42,29 +42,42 @@
   "  add r6, r6, " y ", lsl #5\n"
 #define NOTHING(y)
 
-#define OUTPUT(y, address, sign) \
-  "  mla " y ", " y ", r0, lr\n" \
+#define OUTPUT(y, address, sign, bias) \
+  "  mla " y ", " y ", r0, " bias "\n" \
   "  smmla r6, " y ", r10, r11\n" \
   sign(y) \
   "  asr r6, r6, r12\n" \
   "  ssat r6, #8, r6\n" \
   "  strb r6, [" address "]\n"
 
-#define ROW(t, sign) \
+#define ROW_START(t) \
   "  add r3, sp, #" #t "\n" \
   "  ldmia r3, {r4-r9}\n" \
   TRANSFORM \
   "  add r7, r1, r2\n" \
-  "  ldr r9, [sp, #108]\n" \
-  OUTPUT("r4", "r1", sign) \
-  OUTPUT("r8", "r7", sign) \
-  OUTPUT("r3", "r1, r2, lsl #1", sign) \
-  OUTPUT("r5", "r7, r2, lsl #1", sign) \
+  "  ldr r9, [sp, #108]\n"
+
+#define ROW(t, sign) \
+  ROW_START(t) \
+  OUTPUT("r4", "r1", sign, "lr") \
+  OUTPUT("r8", "r7", sign, "lr") \
+  OUTPUT("r3", "r1, r2, lsl #1", sign, "lr") \
+  OUTPUT("r5", "r7, r2, lsl #1", sign, "lr") \
+  "  add r1, r1, r9\n"
+
+/* A row whose last two outputs have biases of their own. */
+#define CORNER_ROW(t, sign, bias) \
+  ROW_START(t) \
+  OUTPUT("r4", "r1", sign, "lr") \
+  OUTPUT("r8", "r7", sign, "lr") \
+  "  ldrd r4, r8, [sp, #" #bias "]\n" \
+  OUTPUT("r3", "r1, r2, lsl #1", sign, "r4") \
+  OUTPUT("r5", "r7, r2, lsl #1", sign, "r8") \
   "  add r1, r1, r9\n"
 
 /* r0: the argument; then: inverse of 9, r1 out, r2 pixel step, r10 mult, r11 round, r12 exp, lr bias.
  * On the stack: 0 the columns' results [4][6], 96 m, 100 place, 104 tiles left, 108 row step,
- * 112 channel, 116 linear. */
+ * 112 channel, 116 linear, 120 corner. */
 __asm__(
     ".syntax unified\n"
     ".thumb\n"
@@ -75,12 +88,15 @@ __asm__(
     ".thumb_func\n"
     "ek_winograd_f4_output_dsp:\n"
     "  push {r4-r11, lr}\n"
-    "  sub sp, sp, #124\n"
+    "  sub sp, sp, #140\n"
     "  ldmia r0, {r0-r5}\n" /* m, quant, place, tiles, channel, linear */
     "  strd r4, r5, [sp, #112]\n"
     "  str r3, [sp, #104]\n"
     "  str r2, [sp, #100]\n"
-    "  ldmia r1, {r10-r12, lr}\n"
+    "  ldmia r1!, {r10-r12, lr}\n"
+    "  ldmia r1, {r4-r7}\n"
+    "  strd r4, r5, [sp, #120]\n"
+    "  strd r6, r7, [sp, #128]\n"
     "1:\n"
     COLUMN(0, 0)
     COLUMN(32, 4)
@@ -104,26 +120,26 @@ __asm__(
     "  bne 2f\n"
     ROW(0, NOTHING)
     ROW(24, NOTHING)
-    ROW(48, NOTHING)
-    ROW(72, NOTHING)
+    CORNER_ROW(48, NOTHING, 120)
+    CORNER_ROW(72, NOTHING, 128)
     "  ldr r3, [sp, #104]\n"
     "  ldr r0, [sp, #96]\n"
     "  subs r3, r3, #1\n"
     "  str r3, [sp, #104]\n"
     "  bne 1b\n"
-    "  add sp, sp, #124\n"
+    "  add sp, sp, #140\n"
     "  pop {r4-r11, pc}\n"
     "2:\n"
     ROW(0, ADJUST)
     ROW(24, ADJUST)
-    ROW(48, ADJUST)
-    ROW(72, ADJUST)
+    CORNER_ROW(48, ADJUST, 120)
+    CORNER_ROW(72, ADJUST, 128)
     "  ldr r3, [sp, #104]\n"
     "  ldr r0, [sp, #96]\n"
     "  subs r3, r3, #1\n"
     "  str r3, [sp, #104]\n"
     "  bne 1b\n"
-    "  add sp, sp, #124\n"
+    "  add sp, sp, #140\n"
     "  pop {r4-r11, pc}\n"
     ".size ek_winograd_f4_output_dsp, .-ek_winograd_f4_output_dsp\n"
     ".text\n");
@@ -161,12 +177,14 @@ void ek_winograd_f4_inverse(const int32_t *m, int32_t *out) {
 
 void ek_winograd_f4_output_dsp(const ek_tile_output *p) {
   const ek_dsp_quant *q = p->quant;
+  const int32_t *biases = ((const ek_tile_quant *)(const void *)q)->corner;
   for (int32_t i = 0; i < p->tiles; ++i) {
     const ek_tile_place *at = p->place + i;
     int32_t y[16];
     ek_winograd_f4_inverse(p->m + i, y);
     for (int32_t k = 0; k < 16; ++k) {
-      const int32_t acc = ek_add_wrap(y[k], q->bias);
+      const int corner = k / 4 >= 2 && k % 4 >= 2;
+      const int32_t acc = ek_add_wrap(y[k], corner ? biases[k / 4 * 2 + k % 4 - 6] : q->bias);
       int32_t r = ek_smmla(acc, q->mult, q->round);
       if (p->linear) r = ek_add_wrap(r, 32 * (acc >> 31));
       at->out[k / 4 * at->row_step + k % 4 * at->pixel_step + p->channel] =

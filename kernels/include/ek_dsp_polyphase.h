@@ -23,7 +23,7 @@ __attribute__((cold)) void ek_polyphase_inverse(const int32_t *m, int32_t *out);
 
 #define EK_POLYPHASE_SCHEME(weights_function)                                                   \
   {                                                                                             \
-    2, 4, EK_POLYPHASE_SIZE, EK_POLYPHASE_STREAMS, EK_POLYPHASE_POSITIONS, 1,                   \
+    2, 4, EK_POLYPHASE_SIZE, EK_POLYPHASE_STREAMS, EK_POLYPHASE_POSITIONS, 1, 0,                   \
         {{4, 4}, {4, 2}, {1, 1}, {0, 0}}, ek_polyphase_columns_dsp, ek_polyphase_rows_dsp,      \
         ek_polyphase_output_dsp, ek_polyphase_inverse, weights_function                         \
   }

@@ -21,17 +21,25 @@ typedef struct {
   int32_t groups;
 } ek_tiles_params;
 
+/* Requantization of one output channel of F(4x4,3x3); fast: exp below EK_DSP_GENERAL - 31.
+ * corner: biases, in place of quant.bias, of outputs (2,2), (2,3), (3,2), (3,3) of a tile. */
+typedef struct {
+  ek_dsp_quant quant;
+  int32_t corner[4];
+} ek_tile_quant;
+
 /* Winograd F(4x4,3x3), stride 1.
  * weights: int16, [out_c / 2, rounded up][36 positions][pairs of channels][2 output channels][2].
- * quant: one an output channel, padded to an even number; see ek_tile_quant. */
+ * quant: one an output channel, padded to an even number; its fields are as in the kernels'
+ * output transforms. */
 void ek_conv2d_s8_winograd_f4_dsp(const ek_tiles_params *p, const int8_t *input,
-                                  const int16_t *weights, const ek_dsp_quant *quant, int8_t *output,
+                                  const int16_t *weights, const ek_tile_quant *quant, int8_t *output,
                                   void *scratch);
 int32_t ek_conv2d_s8_winograd_f4_dsp_scratch_bytes(const ek_tiles_params *p);
 
 /* The same from int8 weights [out_c][3][3][in_c, rounded up to a multiple of 4]. */
 void ek_conv2d_s8_winograd_f4_lean_dsp(const ek_tiles_params *p, const int8_t *input,
-                                       const int8_t *weights, const ek_dsp_quant *quant,
+                                       const int8_t *weights, const ek_tile_quant *quant,
                                        int8_t *output, void *scratch);
 int32_t ek_conv2d_s8_winograd_f4_lean_dsp_scratch_bytes(const ek_tiles_params *p);
 
@@ -89,7 +97,7 @@ typedef struct {
 } ek_tile_place;
 
 /* One output channel of up to four tiles.
- * m: sums, per position [2][4], at this channel's; quant->exp <= EK_DSP_MAX_SHIFT;
+ * m: sums, per position [2][4], at this channel's; quant: of this channel, its exp a shift;
  * channel: bytes to add to each place; linear: 0 when results below zero clamp to -128 anyway. */
 typedef struct {
   const int32_t *m;

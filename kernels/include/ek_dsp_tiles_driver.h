@@ -13,7 +13,8 @@ typedef struct {
   int32_t size;      /* inputs along an axis */
   int32_t streams;   /* words of a pair of channels and a tile */
   int32_t positions; /* sums of an output channel and a tile */
-  int32_t scale;     /* bits by which sum(place) is larger than the convolution */
+  int32_t scale;     /* log2 of how much larger outputs are before requantization */
+  int32_t corner;    /* 1: quant points to ek_tile_quant */
   ek_mac_run runs[EK_MAC_MAX_RUNS + 1]; /* blocks: streams of each position */
   void (*columns)(const ek_tile_columns *p);
   void (*rows)(const ek_tile_rows *p);

@@ -14,7 +14,7 @@ __attribute__((cold)) void ek_winograd_f2_inverse(const int32_t *m, int32_t *out
 
 #define EK_F2_SCHEME(weights_function)                                                      \
   {                                                                                         \
-    2, 2, EK_F2_SIZE, EK_F2_STREAMS, EK_F2_STREAMS, 2, {{EK_F2_STREAMS, 1}, {0, 0}},        \
+    2, 2, EK_F2_SIZE, EK_F2_STREAMS, EK_F2_STREAMS, 2, 0, {{EK_F2_STREAMS, 1}, {0, 0}},        \
         ek_winograd_f2_columns_dsp, ek_winograd_f2_rows_dsp, ek_winograd_f2_output_dsp,     \
         ek_winograd_f2_inverse, weights_function                                            \
   }

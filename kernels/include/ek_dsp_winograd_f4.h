@@ -18,7 +18,7 @@ enum { EK_F4_SIZE = 6, EK_F4_STREAMS = 36 };
 
 #define EK_F4_SCHEME(weights_function)                                                      \
   {                                                                                         \
-    4, 4, EK_F4_SIZE, EK_F4_STREAMS, EK_F4_STREAMS, 6, {{EK_F4_STREAMS, 1}, {0, 0}},        \
+    4, 4, EK_F4_SIZE, EK_F4_STREAMS, EK_F4_STREAMS, 6, 1, {{EK_F4_STREAMS, 1}, {0, 0}},        \
         ek_winograd_f4_columns_dsp, ek_winograd_f4_rows_dsp, ek_winograd_f4_output_dsp,     \
         ek_winograd_f4_inverse, weights_function                                            \
   }
