@@ -131,11 +131,10 @@ def main() -> int:
     wrong = 0
     print("# DSP kernels on a Cortex-M4: executed instructions\n")
     print(
-        "Made by `python benchmarks/kernels_dsp.py`. Instructions simulated (Unicorn), cycles estimated; each"
+        "Made by `python benchmarks/kernels_dsp.py`. Instructions simulated (Unicorn), cycles estimated;"
     )
-    print(
-        "layer built alone, random inputs. CMSIS-NN's figures: TFLM on QEMU's Cortex-M4, measured November 2026."
-    )
+    print("each layer built alone, random inputs, by the variant of the lowest rank.")
+    print("CMSIS-NN's figures: TFLM on QEMU's Cortex-M4, measured November 2026.")
     for model in MODELS:
         path = args.models / f"{model}.tflite"
         print(f"\n## {model} ({args.compiler} {args.opt})\n")
