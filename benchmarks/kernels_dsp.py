@@ -41,11 +41,11 @@ CMSIS_NN_LAYERS = {
 
 
 def lean(variant, node, graph, target) -> bool:
-    """Whether a variant keeps no more than int8 weights, and 16 bytes a channel."""
+    """Whether a variant keeps no more than int8 weights, and 32 bytes a channel."""
     from edgekit_targets.mcu.variants import const_bytes
 
     w = graph.tensor(node.inputs[1])
-    most = w.nbytes * 4 // 3 + 16 * (w.shape[0] + 1)
+    most = w.nbytes * 4 // 3 + 32 * (w.shape[0] + 1)
     return const_bytes(variant.lower(node, graph, target)) <= most
 
 
