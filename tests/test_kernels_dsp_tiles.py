@@ -174,6 +174,7 @@ def test_transformed_weights_stay_in_16_bits() -> None:
     assert high.max() == 17340 and low.min() == -12750
     raised = dsp_tiles.SCHEMES[0].raised
     assert low.min() + raised >= 0 and high.max() + raised < 1 << 15  # no borrow between lanes
+    assert low.min() + 0x8000 >= 0 and high.max() + 0x8000 < 1 << 16  # the lean kernel's
     for v in dsp_tiles.VARIANTS:
         s = v.scheme
         bound = 128 * s.factor * np.abs(s.matrix).sum(axis=1).max() ** 2
@@ -263,4 +264,4 @@ def test_lean_kernels_store_no_more_than_the_weights() -> None:
         g = conv(rng.integers(-127, 128, (16, 3, 3, 16)).astype(np.int8), (16, 16), v.scheme.stride)
         flash = sum(c.data.nbytes for c in v.lower(g.nodes[0], g, m4()).consts)
         expected = 16 * 9 * 16 if v.lean else 16 * v.scheme.streams * 16 * 2
-        assert flash == expected + 16 * (32 if v.scheme.raised else 16)
+        assert flash == expected + 16 * (32 if v.raised else 16)

@@ -8,6 +8,6 @@ int32_t ek_conv2d_s8_winograd_f4_dsp_scratch_bytes(const ek_tiles_params *p) {
 void ek_conv2d_s8_winograd_f4_dsp(const ek_tiles_params *p, const int8_t *input,
                                   const int16_t *weights, const ek_tile_quant *quant, int8_t *output,
                                   void *scratch) {
-  static const ek_tile_scheme scheme = EK_F4_SCHEME(NULL);
+  static const ek_tile_scheme scheme = EK_F4_SCHEME(1, ek_winograd_f4_rows_dsp, NULL);
   ek_tiles_conv(p, &scheme, input, weights, &quant->quant, output, scratch, 0);
 }

@@ -12,8 +12,9 @@ int32_t ek_conv2d_s8_winograd_f4_lean_dsp_scratch_bytes(const ek_tiles_params *p
 }
 
 void ek_conv2d_s8_winograd_f4_lean_dsp(const ek_tiles_params *p, const int8_t *input,
-                                       const int8_t *weights, const ek_tile_quant *quant,
+                                       const int8_t *weights, const ek_dsp_quant *quant,
                                        int8_t *output, void *scratch) {
-  static const ek_tile_scheme scheme = EK_F4_SCHEME(transform_weights);
-  ek_tiles_conv(p, &scheme, input, weights, &quant->quant, output, scratch, 1);
+  static const ek_tile_scheme scheme =
+      EK_F4_SCHEME(0, ek_winograd_f4_rows_lean_dsp, transform_weights);
+  ek_tiles_conv(p, &scheme, input, weights, quant, output, scratch, 1);
 }

@@ -109,9 +109,7 @@ SELDOM void general_output(const state *t, const ek_tile_output *o) {
     for (int32_t k = 0; k < n * n; ++k) {
       const int32_t row = k / n, column = k % n;
       int32_t bias = q->bias;
-      if (t->s->corner && row >= 2 && column >= 2) {
-        bias = ((const ek_tile_quant *)(const void *)q)->corner[2 * row + column - 6];
-      }
+      if (row >= 2 && column >= 2) bias = o->corner[2 * row + column - 6];
       const int32_t acc = ek_add_wrap(ek_add_wrap(y[k], bias) >> t->s->scale, q->round);
       const ek_tile_place *at = o->place + i;
       at->out[row * at->row_step + column * at->pixel_step + o->channel] =
@@ -184,8 +182,15 @@ EK_INLINE void group_outputs(state *t, int32_t first, const ek_mac_s16 *mac,
     t->channel = channel;
   }
   ek_mac_s16_2x4_dsp(mac);
-  ek_tile_output o = {mac->m, quant, t->place, tiles, 0, c->out_zp != -128};
+  ek_tile_output o = {mac->m, quant, t->place, tiles, 0, c->out_zp != -128, NULL};
+  int32_t same[4];
   for (int32_t k = 0; k < both; ++k, ++o.channel, o.m += 4, o.quant += 1 + t->s->corner) {
+    o.corner = same;
+    if (t->s->corner) {
+      o.corner = ((const ek_tile_quant *)(const void *)o.quant)->corner;
+    } else if (t->s->tile == 4) {
+      same[0] = same[1] = same[2] = same[3] = o.quant->bias;
+    }
     if (o.quant->exp < EK_DSP_GENERAL - 31) {
       t->s->output(&o);
     } else {

@@ -6,7 +6,8 @@
  * makes up for it. In the last step the columns four and five are raised by 13,312, which raises all
  * six results by it: L is then never negative, and the number is the two halfwords as it stands. To the
  * outputs this is four raised inputs in the tile's far corner, which the biases of the four outputs that
- * see them make up for (ek_tile_quant's corner).
+ * see them make up for (ek_tile_quant's corner). The lean kernel, which has no flash for those, raises
+ * by 2^15 and turns L + 2^15 back into the halfword L by exclusive or.
  * -12,750 <= L, H <= 17,340 before. Matrix: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015),
  * points 0, 1, -1, 2, -2 and infinity.
  */
@@ -101,58 +102,71 @@ __asm__(
 
 /* r0 to stream 0 of a row, r1 bytes between streams, r2 three times, r3 five times that, r4 v,
  * r5 tiles left, lr to the next row's. On the stack: 0 v, 4 x, 8 tiles, 12 pairs left. */
-__asm__(
-    ".syntax unified\n"
-    ".thumb\n"
-    ".section .text.ek_winograd_f4_rows_dsp,\"ax\",%progbits\n"
-    ".balign 4\n"
-    ".global ek_winograd_f4_rows_dsp\n"
-    ".type ek_winograd_f4_rows_dsp, %function\n"
-    ".thumb_func\n"
-    "ek_winograd_f4_rows_dsp:\n"
-    "  push {r4-r11, lr}\n"
-    "  sub sp, sp, #20\n"
-    "  ldmia r0, {r4-r7}\n" /* v, x, stride, tiles */
-    "  mov r1, r6\n"
-    "  add r2, r1, r1, lsl #1\n"
-    "  add r3, r1, r1, lsl #2\n"
-    "  mov r0, r5\n"
-    "  mov r5, r7\n"
-    "  mov r8, #1\n"
-    "  strd r4, r0, [sp]\n"
-    "  strd r5, r8, [sp, #8]\n"
-    "1:\n"
-    ".rept 6\n"
-    "  ldmia r4, {r6-r11}\n"
-    "  add r4, r4, #72\n"
-    "  add r10, r10, #0x3400\n"
-    "  add r11, r11, #0x3400\n"
-    TRANSFORM
-    "  str r6, [r0]\n"
-    "  str r7, [r0, r1]\n"
-    "  str r10, [r0, r1, lsl #1]\n"
-    "  str r9, [r0, r2]\n"
-    "  str r12, [r0, r1, lsl #2]\n"
-    "  str r11, [r0, r3]\n"
-    "  add r0, r0, r2, lsl #1\n"
-    ".endr\n"
-    "  sub r0, r0, r1, lsl #5\n"
-    "  sub r0, r0, r1, lsl #2\n"
-    "  add r0, r0, #4\n"
-    "  sub r4, r4, #416\n" /* six rows back, four columns on */
-    "  subs r5, r5, #1\n"
-    "  bne 1b\n"
-    "  ldrd r4, r0, [sp]\n"
-    "  ldrd r5, r8, [sp, #8]\n"
-    "  add r4, r4, #432\n"
-    "  add r0, r0, #16\n"
-    "  subs r8, r8, #1\n"
-    "  str r8, [sp, #12]\n"
-    "  beq 1b\n"
-    "  add sp, sp, #20\n"
-    "  pop {r4-r11, pc}\n"
-    ".size ek_winograd_f4_rows_dsp, .-ek_winograd_f4_rows_dsp\n"
-    ".text\n");
+#define ROWS(name, raise, finish) \
+    ".syntax unified\n" \
+    ".thumb\n" \
+    ".section .text." name ",\"ax\",%progbits\n" \
+    ".balign 4\n" \
+    ".global " name "\n" \
+    ".type " name ", %function\n" \
+    ".thumb_func\n" \
+    "" name ":\n" \
+    "  push {r4-r11, lr}\n" \
+    "  sub sp, sp, #20\n" \
+    "  ldmia r0, {r4-r7}\n" \
+    "  mov r1, r6\n" \
+    "  add r2, r1, r1, lsl #1\n" \
+    "  add r3, r1, r1, lsl #2\n" \
+    "  mov r0, r5\n" \
+    "  mov r5, r7\n" \
+    "  mov r8, #1\n" \
+    "  strd r4, r0, [sp]\n" \
+    "  strd r5, r8, [sp, #8]\n" \
+    "1:\n" \
+    ".rept 6\n" \
+    "  ldmia r4, {r6-r11}\n" \
+    "  add r4, r4, #72\n" \
+    "  add r10, r10, #" raise "\n" \
+    "  add r11, r11, #" raise "\n" \
+    TRANSFORM \
+    finish \
+    "  str r6, [r0]\n" \
+    "  str r7, [r0, r1]\n" \
+    "  str r10, [r0, r1, lsl #1]\n" \
+    "  str r9, [r0, r2]\n" \
+    "  str r12, [r0, r1, lsl #2]\n" \
+    "  str r11, [r0, r3]\n" \
+    "  add r0, r0, r2, lsl #1\n" \
+    ".endr\n" \
+    "  sub r0, r0, r1, lsl #5\n" \
+    "  sub r0, r0, r1, lsl #2\n" \
+    "  add r0, r0, #4\n" \
+    "  sub r4, r4, #416\n" \
+    "  subs r5, r5, #1\n" \
+    "  bne 1b\n" \
+    "  ldrd r4, r0, [sp]\n" \
+    "  ldrd r5, r8, [sp, #8]\n" \
+    "  add r4, r4, #432\n" \
+    "  add r0, r0, #16\n" \
+    "  subs r8, r8, #1\n" \
+    "  str r8, [sp, #12]\n" \
+    "  beq 1b\n" \
+    "  add sp, sp, #20\n" \
+    "  pop {r4-r11, pc}\n" \
+    ".size " name ", .-" name "\n" \
+    ".text\n"
+
+#define KEEP
+#define RESTORE \
+  "  eor r6, r6, #0x8000\n" \
+  "  eor r7, r7, #0x8000\n" \
+  "  eor r10, r10, #0x8000\n" \
+  "  eor r9, r9, #0x8000\n" \
+  "  eor r12, r12, #0x8000\n" \
+  "  eor r11, r11, #0x8000\n"
+
+__asm__(ROWS("ek_winograd_f4_rows_dsp", "0x3400", KEEP));
+__asm__(ROWS("ek_winograd_f4_rows_lean_dsp", "0x8000", RESTORE));
 
 #else
 
@@ -183,20 +197,23 @@ void ek_winograd_f4_columns_dsp(const ek_tile_columns *p) {
   }
 }
 
-void ek_winograd_f4_rows_dsp(const ek_tile_rows *p) {
+EK_INLINE void rows(const ek_tile_rows *p, uint32_t raise, uint32_t restore) {
   const int32_t stride = p->stride / 4;
   for (int32_t i = 0; i < p->tiles; ++i) {
     for (int k = 0; k < 2; ++k) {
       for (int r = 0; r < 6; ++r) {
         uint32_t x[6], y[6];
         for (int j = 0; j < 6; ++j) x[j] = p->v[(6 * k + r) * EK_TILE_COLUMNS + 4 * i + j];
-        x[4] += 0x3400u;
-        x[5] += 0x3400u;
+        x[4] += raise;
+        x[5] += raise;
         transform(x, y);
-        for (int j = 0; j < 6; ++j) p->x[(6 * r + j) * stride + 4 * k + i] = y[j];
+        for (int j = 0; j < 6; ++j) p->x[(6 * r + j) * stride + 4 * k + i] = y[j] ^ restore;
       }
     }
   }
 }
+
+void ek_winograd_f4_rows_dsp(const ek_tile_rows *p) { rows(p, 0x3400u, 0); }
+void ek_winograd_f4_rows_lean_dsp(const ek_tile_rows *p) { rows(p, 0x8000u, 0x8000u); }
 
 #endif

@@ -89,12 +89,12 @@ __asm__(
     "ek_winograd_f4_output_dsp:\n"
     "  push {r4-r11, lr}\n"
     "  sub sp, sp, #140\n"
-    "  ldmia r0, {r0-r5}\n" /* m, quant, place, tiles, channel, linear */
+    "  ldmia r0, {r0-r6}\n" /* m, quant, place, tiles, channel, linear, corner */
     "  strd r4, r5, [sp, #112]\n"
     "  str r3, [sp, #104]\n"
     "  str r2, [sp, #100]\n"
-    "  ldmia r1!, {r10-r12, lr}\n"
-    "  ldmia r1, {r4-r7}\n"
+    "  ldmia r1, {r10-r12, lr}\n"
+    "  ldmia r6, {r4-r7}\n"
     "  strd r4, r5, [sp, #120]\n"
     "  strd r6, r7, [sp, #128]\n"
     "1:\n"
@@ -177,14 +177,13 @@ void ek_winograd_f4_inverse(const int32_t *m, int32_t *out) {
 
 void ek_winograd_f4_output_dsp(const ek_tile_output *p) {
   const ek_dsp_quant *q = p->quant;
-  const int32_t *biases = ((const ek_tile_quant *)(const void *)q)->corner;
   for (int32_t i = 0; i < p->tiles; ++i) {
     const ek_tile_place *at = p->place + i;
     int32_t y[16];
     ek_winograd_f4_inverse(p->m + i, y);
     for (int32_t k = 0; k < 16; ++k) {
       const int corner = k / 4 >= 2 && k % 4 >= 2;
-      const int32_t acc = ek_add_wrap(y[k], corner ? biases[k / 4 * 2 + k % 4 - 6] : q->bias);
+      const int32_t acc = ek_add_wrap(y[k], corner ? p->corner[k / 4 * 2 + k % 4 - 6] : q->bias);
       int32_t r = ek_smmla(acc, q->mult, q->round);
       if (p->linear) r = ek_add_wrap(r, 32 * (acc >> 31));
       at->out[k / 4 * at->row_step + k % 4 * at->pixel_step + p->channel] =

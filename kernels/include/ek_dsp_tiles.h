@@ -39,7 +39,7 @@ int32_t ek_conv2d_s8_winograd_f4_dsp_scratch_bytes(const ek_tiles_params *p);
 
 /* The same from int8 weights [out_c][3][3][in_c, rounded up to a multiple of 4]. */
 void ek_conv2d_s8_winograd_f4_lean_dsp(const ek_tiles_params *p, const int8_t *input,
-                                       const int8_t *weights, const ek_tile_quant *quant,
+                                       const int8_t *weights, const ek_dsp_quant *quant,
                                        int8_t *output, void *scratch);
 int32_t ek_conv2d_s8_winograd_f4_lean_dsp_scratch_bytes(const ek_tiles_params *p);
 
@@ -98,7 +98,7 @@ typedef struct {
 
 /* One output channel of up to four tiles.
  * m: sums, per position [2][4], at this channel's; quant: of this channel, its exp a shift;
- * channel: bytes to add to each place; linear: 0 when results below zero clamp to -128 anyway. */
+ * corner: F(4x4,3x3)'s, see ek_tile_quant; channel: bytes to add to each place; linear: 0 when results below zero clamp to -128 anyway. */
 typedef struct {
   const int32_t *m;
   const ek_dsp_quant *quant;
@@ -106,6 +106,7 @@ typedef struct {
   int32_t tiles;
   int32_t channel;
   int32_t linear;
+  const int32_t *corner;
 } ek_tile_output;
 
 #endif

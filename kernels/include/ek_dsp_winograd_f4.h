@@ -6,6 +6,7 @@
 
 void ek_winograd_f4_columns_dsp(const ek_tile_columns *p);
 void ek_winograd_f4_rows_dsp(const ek_tile_rows *p);
+void ek_winograd_f4_rows_lean_dsp(const ek_tile_rows *p);
 void ek_winograd_f4_output_dsp(const ek_tile_output *p);
 /* One channel of one tile, 2^scale times the convolution; for channels of unusual scales. */
 __attribute__((cold)) void ek_winograd_f4_inverse(const int32_t *m, int32_t *out);
@@ -16,10 +17,10 @@ void ek_winograd_f4_weights_dsp(const int8_t *w, int32_t in_c, uint32_t *dst, in
 
 enum { EK_F4_SIZE = 6, EK_F4_STREAMS = 36 };
 
-#define EK_F4_SCHEME(weights_function)                                                      \
+#define EK_F4_SCHEME(corner, rows_function, weights_function)                               \
   {                                                                                         \
-    4, 4, EK_F4_SIZE, EK_F4_STREAMS, EK_F4_STREAMS, 6, 1, {{EK_F4_STREAMS, 1}, {0, 0}},        \
-        ek_winograd_f4_columns_dsp, ek_winograd_f4_rows_dsp, ek_winograd_f4_output_dsp,     \
+    4, 4, EK_F4_SIZE, EK_F4_STREAMS, EK_F4_STREAMS, 6, corner, {{EK_F4_STREAMS, 1}, {0, 0}}, \
+        ek_winograd_f4_columns_dsp, rows_function, ek_winograd_f4_output_dsp,               \
         ek_winograd_f4_inverse, weights_function                                            \
   }
 

@@ -40,7 +40,7 @@ class Scheme:
     order: stream numbers ``[size', size']`` of the transformed weights' rows and columns.
     offset: what the input transform adds to each input.
     factor: on the transformed weights.
-    raised: what the input transform adds to its last two columns, in low halfwords.
+    raised: as in :attr:`DspTiles.raised`, of the kernel that is not lean.
     *_cost: instructions on a Cortex-M4, of a tile and a pair of input channels, of a tile and an output
     channel, and of a pair of input channels and an output channel.
     """
@@ -64,10 +64,6 @@ class Scheme:
     @property
     def streams(self) -> int:
         return int(self.order.size)
-
-    @property
-    def quant_type(self) -> str:
-        return "ek_tile_quant" if self.raised else "ek_dsp_quant"
 
     def transformed(self, w: np.ndarray) -> np.ndarray:
         """OHWI int8 weights as int64 ``[O, streams, I]``."""
@@ -154,15 +150,15 @@ def pack_streams(w: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(w.transpose(0, 2, 3, 5, 1, 4)).astype(np.int16).reshape(-1)
 
 
-def tile_quant(layer: Linear, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+def tile_quant(layer: Linear, scheme: Scheme, raised: int) -> tuple[np.ndarray, np.ndarray]:
     """(``ek_dsp_quant[]``, or ``ek_tile_quant[]``, as int32 words, padded to an even number of
     channels; which channels are fast).
 
-    layer: the sums over raw input bytes. The kernel's sums are over inputs raised by the scheme's
+    raised: what the input transform adds to its last two columns, in low halfwords. layer: the sums over raw input bytes. The kernel's sums are over inputs raised by the scheme's
     offset, and 2^scale times as large.
     """
     n, k = len(layer.bias), scheme.scale - 1
-    raised = scheme.offset * layer.w.sum(axis=1)
+    offset = scheme.offset * layer.w.sum(axis=1)
     e = -layer.shift
     half = (np.int64(1) << np.clip(e - 1, 0, 31)) + (np.int64(layer.out_zp) << np.clip(e, 0, 31))
     rounding = (half << k) + ((1 << k) >> 1)
@@ -173,19 +169,19 @@ def tile_quant(layer: Linear, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
         & (layer.worst < 1 << (31 - scheme.scale))
     )
     fast &= (layer.worst << k) + np.abs(rounding) + (2 << k) < 1 << 31
-    out = np.zeros((round_up(n, 2), 8 if scheme.raised else 4), np.int32)
+    out = np.zeros((round_up(n, 2), 8 if raised else 4), np.int32)
     out[:n, 0] = wrap32(layer.mult)
     out[:n, 1] = np.where(fast, wrap32(rounding), wrap32(layer.bias))
     out[:n, 2] = np.where(fast, e + k, GENERAL + layer.shift)
-    bias = np.where(fast, layer.bias, 0) - raised
+    bias = np.where(fast, layer.bias, 0) - offset
     out[:n, 3] = wrap32(bias << scheme.scale)
-    if scheme.raised:
+    if raised:
         # inputs 4 and 5 of both axes are raised in the low halfwords: channels 0 and 1 of each four
         w = layer.w.reshape(n, 3, 3, -1)
         low = w[..., np.arange(w.shape[3]) % 4 < 2].sum(axis=3)
         seen = [low[:, 2:, 2:], low[:, 2:, 1:], low[:, 1:, 2:], low[:, 1:, 1:]]
         for i, taps in enumerate(seen):
-            out[:n, 4 + i] = wrap32((bias - scheme.raised * taps.sum(axis=(1, 2))) << scheme.scale)
+            out[:n, 4 + i] = wrap32((bias - raised * taps.sum(axis=(1, 2))) << scheme.scale)
     out[n:, 2] = GENERAL
     return out.reshape(-1), fast
 
@@ -202,6 +198,11 @@ class DspTiles:
     @property
     def name(self) -> str:
         return f"conv2d_s8_{self.scheme.name}{'_lean' if self.lean else ''}_dsp"
+
+    @property
+    def raised(self) -> int:
+        """What the input transform adds to its last two columns, in low halfwords."""
+        return 0 if self.lean else self.scheme.raised
 
     def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
         reason = reject_common(node, graph, target) or reject_weights(node, graph)
@@ -274,8 +275,9 @@ class DspTiles:
         s = self.scheme
         w = const_data(graph.tensor(node.inputs[1]))
         layer = linear_layer(node, graph, w.reshape(len(w), -1))
-        quant, fast = tile_quant(layer, s)
+        quant, fast = tile_quant(layer, s, self.raised)
         groups = self.groups(node, graph, target)
+        quant_type = "ek_tile_quant" if self.raised else "ek_dsp_quant"
         if self.lean:
             raw = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, -w.shape[3] % 4)))
             weights = ConstArray("weights", "int8_t", raw.reshape(-1))
@@ -297,7 +299,7 @@ class DspTiles:
             params=f"{{ .conv = {initializer(params)}, .groups = {groups} }}",
             call=(
                 f"ek_{self.name}(&{{p}}, {{in0}}, {{c.weights}}, "
-                f"(const {s.quant_type} *)(const void *){{c.quant}}, {{out0}}, {{scratch}});"
+                f"(const {quant_type} *)(const void *){{c.quant}}, {{out0}}, {{scratch}});"
             ),
             consts=(weights, quant_const(quant)),
             scratch_bytes=self.scratch_bytes(node, graph, groups),
