@@ -3,7 +3,13 @@
 
 /* A function of its own: inlined into one another the loops spill on every turn. */
 #define STAGE static __attribute__((noinline))
+
+/* Small rather than fast: not where the time goes, and clang unrolls such loops generously. */
+#if defined(__clang__)
+#define SELDOM static __attribute__((noinline, minsize))
+#else
 #define SELDOM static __attribute__((noinline, cold))
+#endif
 
 /* What one call works on. */
 typedef struct {
@@ -120,7 +126,7 @@ SELDOM void general_output(const state *t, const ek_tile_output *o) {
 }
 
 /* Where the outputs of a group go from a channel on. */
-STAGE void find_places(state *t, int32_t first, int32_t channel) {
+SELDOM void find_places(state *t, int32_t first, int32_t channel) {
   const ek_conv_params *c = &t->p->conv;
   const int32_t tile = t->s->tile;
   int32_t row = first / t->tiles_x;
@@ -149,7 +155,7 @@ STAGE void find_places(state *t, int32_t first, int32_t channel) {
 }
 
 /* Outputs of tiles that reach over the border, from their buffers. */
-STAGE void copy_edges(const state *t, int32_t first, int32_t tiles, int32_t channel,
+SELDOM void copy_edges(const state *t, int32_t first, int32_t tiles, int32_t channel,
                       int32_t channels) {
   const ek_conv_params *c = &t->p->conv;
   const int32_t tile = t->s->tile;
