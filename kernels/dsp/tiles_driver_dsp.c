@@ -126,7 +126,7 @@ SELDOM void general_output(const state *t, const ek_tile_output *o) {
 }
 
 /* Where the outputs of a group go from a channel on. */
-SELDOM void find_places(state *t, int32_t first, int32_t channel) {
+STAGE void find_places(state *t, int32_t first, int32_t channel) {
   const ek_conv_params *c = &t->p->conv;
   const int32_t tile = t->s->tile;
   int32_t row = first / t->tiles_x;
