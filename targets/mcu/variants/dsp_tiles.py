@@ -154,8 +154,9 @@ def tile_quant(layer: Linear, scheme: Scheme, raised: int) -> tuple[np.ndarray, 
     """(``ek_dsp_quant[]``, or ``ek_tile_quant[]``, as int32 words, padded to an even number of
     channels; which channels are fast).
 
-    raised: what the input transform adds to its last two columns, in low halfwords. layer: the sums over raw input bytes. The kernel's sums are over inputs raised by the scheme's
-    offset, and 2^scale times as large.
+    layer: the sums over raw input bytes. The kernel's sums are over inputs raised by the scheme's
+    offset, and 2^scale times as large. raised: what the input transform adds to its last two columns,
+    in low halfwords; 0: nothing, and no corner biases.
     """
     n, k = len(layer.bias), scheme.scale - 1
     offset = scheme.offset * layer.w.sum(axis=1)
