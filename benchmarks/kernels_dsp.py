@@ -3,9 +3,11 @@
     python benchmarks/kernels_dsp.py [--models DIR] [--compiler zig|gcc] [--opt=-O2] [--functions]
     python benchmarks/kernels_dsp.py > benchmarks/kernels_dsp.md
 
-Each layer is lowered for a Cortex-M4 by the fastest variant that takes it, built on its own, run
-on Unicorn with a random input and compared byte for byte with the reference executor. Layers that
-no DSP variant takes are named. Kind: simulated. ``--functions`` adds where the instructions go.
+Each layer is lowered for a Cortex-M4 by the variant of the lowest rank that takes it, built on its
+own, run on Unicorn with a random input and compared byte for byte with the reference executor; a
+second table, for networks that have any, has the convolutions with int8 weights in flash only.
+Layers that no DSP variant takes are named. Instructions are simulated, cycles estimated (core table
+``m4``, memory that never waits). ``--functions`` adds where the instructions go.
 """
 
 from __future__ import annotations
@@ -38,8 +40,18 @@ CMSIS_NN_LAYERS = {
 }  # fmt: skip
 
 
-def layer_cases(path: Path, seed: int):
-    """(node, case or None, expected output) of every node, each alone in a graph of its own."""
+def lean(variant, node, graph, target) -> bool:
+    """Whether a variant keeps no more than int8 weights, and 32 bytes a channel."""
+    from edgekit_targets.mcu.variants import const_bytes
+
+    w = graph.tensor(node.inputs[1])
+    most = w.nbytes * 4 // 3 + 32 * (w.shape[0] + 1)
+    return const_bytes(variant.lower(node, graph, target)) <= most
+
+
+def layer_cases(path: Path, seed: int, int8_only: bool = False):
+    """(node, case or None, expected output) of every node, each alone in a graph of its own;
+    int8_only: 3x3 convolutions by variants that store no more than their int8 weights."""
     from dsp_harness import Case, m4
 
     from edgekit.formats import tflite
@@ -59,18 +71,57 @@ def layer_cases(path: Path, seed: int):
         names = [*(i for i in node.inputs if i is not None), *node.outputs]
         alone = Graph(node.name, {n: graph.tensor(n) for n in names}, [node], acts, node.outputs)
         found = [v for v in variants.candidates(node, graph, target) if v.name.endswith("_dsp")]
+        if int8_only:
+            if node.type != "CONV_2D" or graph.tensor(node.inputs[1]).shape[1:3] != (3, 3):
+                continue
+            found = [v for v in found if lean(v, node, graph, target)]
         case = None
         if found:
             case = Case(alone, found[0].lower(node, alone, target), [values[i] for i in acts])
         yield node, case, values[node.outputs[0]].reshape(-1)
 
 
-def main() -> int:
-    """Print the table; exit status 1 when a layer's bytes differ from the reference."""
+def table(rows, model: str, args) -> tuple[int, int, int, int]:
+    """Print one table; (instructions, cycles, bytes of kernel code, layers with wrong bytes)."""
     from dsp_harness import M4Program
 
     from edgekit.graph.ops import macs
 
+    print(
+        "| layer | kernel | MACs or elements | instructions | each | CMSIS-NN, each | cycles "
+        "| stack | scratch | constants |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
+    total, cycles, wrong, index = 0, 0, 0, 0
+    with tempfile.TemporaryDirectory() as tmp:
+        cases = [c for _, c, _ in rows if c is not None]
+        program = M4Program(cases, Path(tmp), args.compiler, args.opt)
+        for position, (node, case, expected) in enumerate(rows):
+            if case is None:
+                print(f"| {node.type} | none of this set | | | | | | | | |")
+                continue
+            result = program.run(index)
+            index += 1
+            wrong += not np.array_equal(result.output, expected)
+            total += result.instructions
+            cycles += result.cycles
+            n = macs(node, case.graph) or case.out_bytes
+            const = sum(c.data.nbytes for c in case.call.consts)
+            shape = "x".join(map(str, case.graph.tensor(node.outputs[0]).shape[1:]))
+            there = CMSIS_NN_LAYERS[model].get(position, "") if len(rows) > 8 else ""
+            print(
+                f"| {node.type} {shape} | {case.call.variant} | {n:,} "
+                f"| {result.instructions:,} | {result.instructions / n:.2f} | {there} "
+                f"| {result.cycles:,} | {result.stack_bytes} | {case.call.scratch_bytes} | {const:,} |"
+            )
+            if args.functions:
+                for name, k in sorted(result.functions.items(), key=lambda kv: -kv[1])[:4]:
+                    print(f"    {name}: {k:,}", file=sys.stderr)
+        code = sum(s for f, s in program.sizes.items() if not f.startswith(("case_", "scratch_")))
+    return total, cycles, code, wrong
+
+
+def main() -> int:
+    """Print the table; exit status 1 when a layer's bytes differ from the reference."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=Path, default=ROOT.parent / "shared" / "zoo")
     parser.add_argument("--compiler", choices=("zig", "gcc"), default="zig")
@@ -80,49 +131,27 @@ def main() -> int:
     wrong = 0
     print("# DSP kernels on a Cortex-M4: executed instructions\n")
     print(
-        "Made by `python benchmarks/kernels_dsp.py`. Kind: simulated (Unicorn); random inputs; each"
+        "Made by `python benchmarks/kernels_dsp.py`. Instructions simulated (Unicorn), cycles estimated;"
     )
-    print(
-        "layer built alone. CMSIS-NN's figures: TFLM on QEMU's Cortex-M4, measured November 2026."
-    )
+    print("each layer built alone, random inputs, by the variant of the lowest rank.")
+    print("CMSIS-NN's figures: TFLM on QEMU's Cortex-M4, measured November 2026.")
     for model in MODELS:
+        path = args.models / f"{model}.tflite"
         print(f"\n## {model} ({args.compiler} {args.opt})\n")
+        total, cycles, code, bad = table(list(layer_cases(path, 1)), model, args)
+        wrong += bad
         print(
-            "| layer | kernel | MACs or elements | instructions | each | CMSIS-NN, each "
-            "| stack | scratch | constants |\n|---|---|---|---|---|---|---|---|---|"
+            f"\n{total:,} instructions, about {cycles:,} cycles in these layers (TFLM with CMSIS-NN, "
+            f"whole model: {CMSIS_NN[model]:,} instructions); {code:,} bytes of kernel code."
         )
-        rows = list(layer_cases(args.models / f"{model}.tflite", 1))
-        cases = [c for _, c, _ in rows if c is not None]
-        with tempfile.TemporaryDirectory() as tmp:
-            program = M4Program(cases, Path(tmp), args.compiler, args.opt)
-            total, index = 0, 0
-            for position, (node, case, expected) in enumerate(rows):
-                if case is None:
-                    print(f"| {node.type} | none of this set | | | | | | | |")
-                    continue
-                result = program.run(index)
-                index += 1
-                wrong += not np.array_equal(result.output, expected)
-                total += result.instructions
-                n = macs(node, case.graph) or case.out_bytes
-                const = sum(c.data.nbytes for c in case.call.consts)
-                shape = "x".join(map(str, case.graph.tensor(node.outputs[0]).shape[1:]))
-                print(
-                    f"| {node.type} {shape} | {case.call.variant} | {n:,} "
-                    f"| {result.instructions:,} | {result.instructions / n:.2f} "
-                    f"| {CMSIS_NN_LAYERS[model].get(position, '')} "
-                    f"| {result.stack_bytes} | {case.call.scratch_bytes} | {const:,} |"
-                )
-                if args.functions:
-                    for name, k in sorted(result.functions.items(), key=lambda kv: -kv[1])[:4]:
-                        print(f"    {name}: {k:,}", file=sys.stderr)
-            code = sum(
-                s for f, s in program.sizes.items() if not f.startswith(("case_", "scratch_"))
+        rows = list(layer_cases(path, 1, int8_only=True))
+        if rows:
+            print("\nThe 3x3 convolutions with int8 weights in flash only:\n")
+            total, cycles, code, bad = table(rows, model, args)
+            wrong += bad
+            print(
+                f"\n{total:,} instructions, about {cycles:,} cycles; {code:,} bytes of kernel code."
             )
-        print(
-            f"\n{total:,} instructions in these layers (TFLM with CMSIS-NN, whole model: "
-            f"{CMSIS_NN[model]:,}); {code:,} bytes of kernel code."
-        )
     print(
         "\nOutput bytes: "
         + ("all equal to the reference." if not wrong else f"{wrong} LAYERS DIFFER")

@@ -207,6 +207,7 @@ void *memset(void *d, int v, size_t n) { char *a = d; while (n--) *a++ = (char)v
 class M4Result:
     output: np.ndarray
     instructions: int
+    cycles: int  #: estimated, core table ``m4``, memory that never makes it wait
     functions: dict[str, int]
     stack_bytes: int
 
@@ -262,6 +263,8 @@ class M4Program:
         import unicorn as uc
         from unicorn import arm_const as arm
 
+        from edgekit.devices.timing import load_table
+
         case = self.cases[index]
         mu = uc.Uc(uc.UC_ARCH_ARM, uc.UC_MODE_THUMB)
         mu.ctl_set_cpu_model(arm.UC_CPU_ARM_CORTEX_M4)
@@ -284,9 +287,17 @@ class M4Program:
         mu.mem_write(self.STACK - 8192, b"\xee" * 8192)
         starts = [a for a, _ in self._starts]
         blocks: dict[tuple[int, int], int] = {}
+        jumps: dict[tuple[int, int], tuple[int, int]] = {}  # left by, entered by a taken branch
+        last = [(0, 0)]
 
         def on_block(_mu, address, size, _user):
             blocks[address, size] = blocks.get((address, size), 0) + 1
+            if sum(last[0]) != address:
+                left, entered = jumps.get(last[0], (0, 0))
+                jumps[last[0]] = left + 1, entered
+                left, entered = jumps.get((address, size), (0, 0))
+                jumps[address, size] = left, entered + 1
+            last[0] = address, size
 
         mu.hook_add(uc.UC_HOOK_BLOCK, on_block)
         for r, v in zip(
@@ -300,9 +311,13 @@ class M4Program:
         mu.emu_start(self.symbols[f"case_{index}"], self.RETURN)
         assert bytes(mu.mem_read(guard, 64)) == b"\x5a" * 64, "wrote beyond its scratch"
         functions: dict[str, int] = {}
+        table, cycles = load_table("m4"), 0
         for (address, size), times in blocks.items():
             if address == self.RETURN:
                 continue
+            cost = table.block(address, bytes(code[address : address + size]))
+            left, entered = jumps.get((address, size), (0, 0))
+            cycles += times * sum(cost.cycles) + left * cost.taken + entered * cost.entry
             count, pos = 0, address
             while pos < address + size:
                 (half,) = struct.unpack_from("<H", code, pos)
@@ -313,4 +328,4 @@ class M4Program:
         stack = bytes(mu.mem_read(self.STACK - 8192, 8192))
         used = 8192 - (len(stack) - len(stack.lstrip(b"\xee")))
         y = np.frombuffer(bytes(mu.mem_read(out, case.out_bytes)), np.int8)
-        return M4Result(y, sum(functions.values()), functions, used)
+        return M4Result(y, sum(functions.values()), cycles, functions, used)

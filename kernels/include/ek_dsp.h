@@ -49,9 +49,11 @@ typedef struct {
   int32_t pairs; /* at least 1 */
   int32_t step;  /* bytes from pixel to pixel */
   int32_t blocks;
+  int32_t linear; /* s16 only: 0 when results below zero clamp to -128 anyway */
 } ek_conv_columns;
 void ek_conv_columns_s8_pairs_dsp(const ek_conv_columns *p);
 void ek_conv_columns_s8_halfword_dsp(const ek_conv_columns *p);
+void ek_conv_columns_s16_dsp(const ek_conv_columns *p); /* wide weights, see ek_conv2d_s8_wide_dsp */
 
 /* 8 channels x 1 column of raw input bytes. w: per block, 4 bytes of each channel. */
 void ek_mac_s8_8x1_pairs_dsp(int32_t *acc, const int8_t *w, const int8_t *x, uint32_t blocks);
@@ -66,6 +68,12 @@ int32_t ek_conv2d_s8_pairs_dsp_scratch_bytes(const ek_conv_params *p);
 void ek_conv2d_s8_halfword_dsp(const ek_conv_params *p, const int8_t *input, const int8_t *weights,
                                const ek_dsp_quant *quant, int8_t *output, void *scratch);
 int32_t ek_conv2d_s8_halfword_dsp_scratch_bytes(const ek_conv_params *p);
+
+/* The same with int16 weights, doubled, and doubled biases.
+ * weights: [out_c / 2, rounded up][blocks][inputs 0 and 2, inputs 1 and 3][2 channels][2]. */
+void ek_conv2d_s8_wide_dsp(const ek_conv_params *p, const int8_t *input, const int16_t *weights,
+                           const ek_dsp_quant *quant, int8_t *output, void *scratch);
+int32_t ek_conv2d_s8_wide_dsp_scratch_bytes(const ek_conv_params *p);
 
 /* Depthwise convolution, multiplier 1: taps in pairs, four channels a word.
  * weights: words of two int16, [channels / 4, rounded up][taps / 2, rounded up][4 channels];

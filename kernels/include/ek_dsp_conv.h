@@ -134,19 +134,39 @@ EK_INLINE int32_t ek_dsp_fast_pairs(const ek_conv_params *p, const ek_dsp_quant 
   return n;
 }
 
-/* The whole convolution; halfword, mac and columns are constants of the caller. */
+/* n pixels of the channels from c on, any requantization and clamp. */
+EK_DSP_LOOP void ek_dsp_conv_rest(const ek_conv_params *p, int32_t c, int n, const int8_t *w,
+                                  const ek_dsp_quant *q, int8_t *out, const uint32_t *cols,
+                                  int acc_shift, int weight_bytes, ek_dsp_mac_2x4 mac) {
+  const int32_t blocks = ek_dsp_blocks(p);
+  for (; c < p->out_c; c += 2, w += 8 * weight_bytes * blocks, q += 2, out += 2) {
+    int32_t acc[8];
+    acc[0] = acc[1] = acc[2] = acc[3] = q[0].bias;
+    acc[4] = acc[5] = acc[6] = acc[7] = q[1].bias;
+    mac(acc, w, cols, (uint32_t)blocks);
+    const int both = ek_min(2, p->out_c - c);
+    for (int i = 0; i < both; ++i) {
+      ek_dsp_store(acc + 4 * i, n, acc_shift, q + i, p->out_zp, p->act_min, p->act_max, out + i,
+                   p->out_c);
+    }
+  }
+}
+
+/* The whole convolution; halfword, acc_shift (sums are 2^acc_shift times as large), weight_bytes, mac
+ * and columns are constants of the caller. */
 EK_INLINE void ek_dsp_conv(const ek_conv_params *p, const int8_t *input, const int8_t *weights,
                            const ek_dsp_quant *quant, int8_t *output, void *scratch, int halfword,
-                           ek_dsp_mac_2x4 mac, ek_dsp_columns columns) {
+                           int acc_shift, int weight_bytes, ek_dsp_mac_2x4 mac,
+                           ek_dsp_columns columns) {
   const int32_t out_c = p->out_c;
   const int32_t blocks = ek_dsp_blocks(p);
   const int32_t pixels = p->out_h * p->out_w;
   const uint32_t four_zp = ((uint32_t)p->in_zp & 0xffu) * 0x01010101u;
   uint32_t *cols = (uint32_t *)scratch;
   int8_t *bytes = (int8_t *)(cols + 8 * blocks);
-  const int acc_shift = halfword ? 8 : 0;
   const int32_t fast = ek_dsp_fast_pairs(p, quant);
-  ek_conv_columns four = {weights, quant, output, cols, fast, out_c, blocks};
+  ek_conv_columns four = {weights, quant, output, cols, fast, out_c, blocks,
+                         p->out_zp != -128};
   int32_t iy = -p->pad_top;
   int32_t ix = -p->pad_left;
   int32_t column = 0;
@@ -174,19 +194,9 @@ EK_INLINE void ek_dsp_conv(const ek_conv_params *p, const int8_t *input, const i
       columns(&four);
       c = 2 * fast;
     }
-    const int8_t *w = weights + 4 * c * blocks;
-    const ek_dsp_quant *q = quant + c;
-    int8_t *out = output + done * out_c + c;
-    for (; c < out_c; c += 2, w += 8 * blocks, q += 2, out += 2) {
-      int32_t acc[8];
-      acc[0] = acc[1] = acc[2] = acc[3] = q[0].bias;
-      acc[4] = acc[5] = acc[6] = acc[7] = q[1].bias;
-      mac(acc, w, cols, (uint32_t)blocks);
-      const int both = ek_min(2, out_c - c);
-      for (int i = 0; i < both; ++i) {
-        ek_dsp_store(acc + 4 * i, n, acc_shift, q + i, p->out_zp, p->act_min, p->act_max, out + i,
-                     out_c);
-      }
+    if (c < out_c) {
+      ek_dsp_conv_rest(p, c, n, weights + 4 * weight_bytes * c * blocks, quant + c,
+                       output + done * out_c + c, cols, acc_shift, weight_bytes, mac);
     }
   }
 }

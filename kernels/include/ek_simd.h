@@ -53,6 +53,8 @@ EK_SIMD_2(ek_sxtab16, "sxtab16 %0, %1, %2")
 EK_SIMD_2(ek_sxtab16_ror8, "sxtab16 %0, %1, %2, ror #8")
 EK_SIMD_2(ek_pkhbt_lsl16, "pkhbt %0, %1, %2, lsl #16")
 EK_SIMD_2(ek_pkhtb_asr16, "pkhtb %0, %1, %2, asr #16")
+EK_SIMD_2(ek_sadd16, "sadd16 %0, %1, %2")
+EK_SIMD_2(ek_ssub16, "ssub16 %0, %1, %2")
 
 #undef EK_SIMD_1
 #undef EK_SIMD_2
@@ -65,6 +67,11 @@ EK_INLINE int32_t ek_smlad(uint32_t a, uint32_t b, int32_t acc) {
 EK_INLINE int32_t ek_smmlar(int32_t a, int32_t b, int32_t c) {
   int32_t r;
   __asm__("smmlar %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  return r;
+}
+EK_INLINE int32_t ek_smmla(int32_t a, int32_t b, int32_t c) {
+  int32_t r;
+  __asm__("smmla %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(c));
   return r;
 }
 EK_INLINE int32_t ek_ssat8(int32_t a) {
@@ -95,6 +102,13 @@ EK_INLINE uint32_t ek_sxtab16_ror8(uint32_t a, uint32_t b) { return ek_sxtab16(a
 EK_INLINE uint32_t ek_pkhbt_lsl16(uint32_t a, uint32_t b) { return (a & 0xffffu) | (b << 16); }
 /* The high halfwords: b's below, a's above. */
 EK_INLINE uint32_t ek_pkhtb_asr16(uint32_t a, uint32_t b) { return (a & 0xffff0000u) | (b >> 16); }
+/* a + b and a - b, by halfword. */
+EK_INLINE uint32_t ek_sadd16(uint32_t a, uint32_t b) {
+  return ek_pair16(ek_lo16(a) + ek_lo16(b), ek_hi16(a) + ek_hi16(b));
+}
+EK_INLINE uint32_t ek_ssub16(uint32_t a, uint32_t b) {
+  return ek_pair16(ek_lo16(a) - ek_lo16(b), ek_hi16(a) - ek_hi16(b));
+}
 /* acc plus the two products of signed halfwords. */
 EK_INLINE int32_t ek_smlad(uint32_t a, uint32_t b, int32_t acc) {
   const uint32_t lo = (uint32_t)(ek_lo16(a) * ek_lo16(b));
@@ -105,6 +119,11 @@ EK_INLINE int32_t ek_smlad(uint32_t a, uint32_t b, int32_t acc) {
 EK_INLINE int32_t ek_smmlar(int32_t a, int32_t b, int32_t c) {
   const uint64_t sum =
       ((uint64_t)(uint32_t)c << 32) + (uint64_t)((int64_t)a * b) + (uint64_t)0x80000000u;
+  return (int32_t)(uint32_t)(sum >> 32);
+}
+/* c + a * b / 2^32, rounded down. */
+EK_INLINE int32_t ek_smmla(int32_t a, int32_t b, int32_t c) {
+  const uint64_t sum = ((uint64_t)(uint32_t)c << 32) + (uint64_t)((int64_t)a * b);
   return (int32_t)(uint32_t)(sum >> 32);
 }
 EK_INLINE int32_t ek_ssat8(int32_t a) { return ek_sat_s8(a); }

@@ -308,19 +308,21 @@ class _Search:
         for bytes_of, limit in ((self.flash, limits.flash), (self.ram, limits.ram)):
             if limit is None:
                 continue
+            kept = state
             while (have := bytes_of(state)) > limit:
                 best: tuple[float, str, int] | None = None
+                then = state
                 for name, k, trial in self._exchanges(state):
                     saved = have - bytes_of(trial)
                     if saved <= 0:
                         continue
                     price = max(0, self.work(trial) - self.work(state)) / min(saved, have - limit)
                     if best is None or (price, name, k) < best:
-                        best = price, name, k
+                        best, then = (price, name, k), trial
                 if best is None:
                     break
-                state = {**state, best[1]: best[2]}
-            if bytes_of(state) <= limit:
+                state = then
+            if state is not kept and bytes_of(state) <= limit:
                 state = self._descend(
                     state,
                     lambda s: (self.work(s),),
@@ -329,12 +331,29 @@ class _Search:
         return state
 
     def _exchanges(self, state: State) -> list[tuple[str, int, State]]:
-        return [
+        """Of one node's option; and of a kernel by another wherever both can be, since kernels share
+        their code: one node less saves nothing while another node keeps it."""
+        single = [
             (name, k, {**state, name: k})
             for name, found in self.options.items()
             for k in range(len(found))
             if k != state[name]
         ]
+        users: dict[str, list[str]] = {}
+        for name, k in state.items():
+            users.setdefault(self.options[name][k].call.variant, []).append(name)
+        whole = []
+        for used, names in users.items():
+            if len(names) < 2:
+                continue
+            for other in sorted({o.call.variant for n in names for o in self.options[n]} - {used}):
+                trial = dict(state)
+                for n in names:
+                    for k, o in enumerate(self.options[n]):
+                        if o.call.variant == other:
+                            trial[n] = k
+                whole.append((f"{used} {other}", 0, trial))
+        return single + whole
 
     def _descend(
         self,

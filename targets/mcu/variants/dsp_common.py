@@ -23,6 +23,9 @@ GENERAL = 128
 #: The halfword form holds 256 times the sum in 32 bits.
 HALFWORD_LIMIT = 1 << 23
 
+#: The wide form holds twice the sum in 32 bits.
+WIDE_LIMIT = 1 << 30
+
 
 def reject_common(node: Node, graph: Graph, target: Target) -> str | None:
     """The reason no DSP kernel takes a node, or None: the core's features, and the types."""
@@ -94,6 +97,13 @@ class Linear:
             return "two neighbouring weights of -128 and below 0 do not fit a halfword"
         return None
 
+    def wide_reason(self) -> str | None:
+        """Why doubled sums would not be exact, or None."""
+        top = int(self.worst.max(initial=0))
+        if top >= WIDE_LIMIT:
+            return f"sums may reach {top}, and the wide form holds less than {WIDE_LIMIT}"
+        return None
+
     def fast(self) -> np.ndarray:
         """Channels for which the five-instruction requantization is exact: bool ``[O]``."""
         e = -self.shift
@@ -146,6 +156,14 @@ def pack(w: np.ndarray, channels: int, halfword: bool) -> np.ndarray:
         .transpose(0, 2, 1, 3)
         .reshape(-1)
     )
+
+
+def pack_wide(w: np.ndarray) -> np.ndarray:
+    """``[O, K]`` weights, doubled, as int16 ``[O / 2][K / 4][inputs 0 and 2, 1 and 3][2][2]``."""
+    w = 2 * _in_fours(np.asarray(w, np.int64))
+    w = np.pad(w, ((0, w.shape[0] % 2), (0, 0)))
+    w = w.reshape(w.shape[0] // 2, 2, w.shape[1] // 4, 2, 2)  # pair, out, four, hi, k
+    return np.ascontiguousarray(w.transpose(0, 2, 4, 1, 3)).astype(np.int16).reshape(-1)
 
 
 def quant_const(words: np.ndarray) -> ConstArray:

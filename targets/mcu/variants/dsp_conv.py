@@ -19,6 +19,7 @@ from .dsp_common import (
     halfword_bias,
     initializer,
     pack,
+    pack_wide,
     quant_const,
     reject_common,
     reject_weights,
@@ -88,7 +89,8 @@ def _scratch_limit(target: Target) -> int | None:
 
 @dataclass(frozen=True)
 class DspConv:
-    """A form of the DSP convolution: ``pairs`` takes any weights, ``halfword`` is faster."""
+    """A form of the DSP convolution: ``pairs`` takes any weights, ``halfword`` is faster, ``wide``
+    (int16 weights) faster still at twice the flash."""
 
     op: str
     form: str
@@ -114,17 +116,25 @@ class DspConv:
             return f"its columns need {scratch} bytes of scratch; at most {limit} are spent on it"
         if self.form == "halfword":
             return linear_layer(node, graph, w.reshape(w.shape[0], -1)).halfword_reason()
+        if self.form == "wide":
+            return linear_layer(node, graph, w.reshape(w.shape[0], -1)).wide_reason()
         return None
 
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
         w4 = _weights(node, graph)
         o, kh, kw, c = w4.shape
         layer = linear_layer(node, graph, w4.reshape(o, -1))
-        half = self.form == "halfword"
-        bias = halfword_bias(layer) if half else layer.bias
+        half, wide = self.form == "halfword", self.form == "wide"
+        bias = halfword_bias(layer) if half else 2 * layer.bias if wide else layer.bias
+        if wide:
+            weights = ConstArray("weights", "int16_t", pack_wide(layer.w))
+            sources: tuple[str, ...] = ("dsp/conv_columns_s16_dsp.c", "dsp/mac_s16_2x4_dsp.c")
+        else:
+            weights = ConstArray("weights", "int8_t", pack(layer.w, 2, half))
+            sources = (f"dsp/mac_s8_2x4_{self.form}_dsp.c",)
         return KernelCall(
             variant=self.name,
-            sources=(f"dsp/{self.name}.c", f"dsp/mac_s8_2x4_{self.form}_dsp.c"),
+            sources=(f"dsp/{self.name}.c", *sources),
             header="ek_dsp.h",
             params_type="ek_conv_params",
             params=initializer({**geometry(node, graph, (kh, kw)), "groups": 1}),
@@ -132,10 +142,7 @@ class DspConv:
                 f"ek_{self.name}(&{{p}}, {{in0}}, {{c.weights}}, "
                 "(const ek_dsp_quant *)(const void *){c.quant}, {out0}, {scratch});"
             ),
-            consts=(
-                ConstArray("weights", "int8_t", pack(layer.w, 2, half)),
-                quant_const(layer.quant(bias, 2)),
-            ),
+            consts=(weights, quant_const(layer.quant(bias, 2))),
             scratch_bytes=scratch_bytes(kh * kw, c),
             details={"form": self.form, "fast_requant": int(layer.fast().sum()), "channels": o},
         )
@@ -144,5 +151,5 @@ class DspConv:
 VARIANTS = [
     DspConv(op, form, rank)
     for op in ("CONV_2D", "DEPTHWISE_CONV_2D")
-    for form, rank in (("halfword", 20), ("pairs", 30))
+    for form, rank in (("halfword", 20), ("pairs", 30), ("wide", 18))
 ]
