@@ -67,6 +67,11 @@ EK_INLINE int32_t ek_smmlar(int32_t a, int32_t b, int32_t c) {
   __asm__("smmlar %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(c));
   return r;
 }
+EK_INLINE int32_t ek_smmla(int32_t a, int32_t b, int32_t c) {
+  int32_t r;
+  __asm__("smmla %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  return r;
+}
 EK_INLINE int32_t ek_ssat8(int32_t a) {
   int32_t r;
   __asm__("ssat %0, #8, %1" : "=r"(r) : "r"(a) : "cc");
@@ -106,6 +111,10 @@ EK_INLINE int32_t ek_smmlar(int32_t a, int32_t b, int32_t c) {
   const uint64_t sum =
       ((uint64_t)(uint32_t)c << 32) + (uint64_t)((int64_t)a * b) + (uint64_t)0x80000000u;
   return (int32_t)(uint32_t)(sum >> 32);
+}
+/* c + a * b / 2^32, rounded down. */
+EK_INLINE int32_t ek_smmla(int32_t a, int32_t b, int32_t c) {
+  return (int32_t)((uint32_t)c + (uint32_t)(((int64_t)a * b) >> 32));
 }
 EK_INLINE int32_t ek_ssat8(int32_t a) { return ek_sat_s8(a); }
 

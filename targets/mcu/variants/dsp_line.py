@@ -1,0 +1,124 @@
+"""Requantization as one line (``kernels/include/ek_dsp_line.h``): numbers for it, and the proof.
+
+The reference and the line are both monotone in the sum, so they agree for every sum in a range if
+they agree at the range's ends and on either side of each of the 255 places where the output steps.
+Nothing is assumed about rounding: a channel whose line differs anywhere in reach is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgekit.graph import numerics as nm
+
+from .dsp_common import HALFWORD_LIMIT, Linear
+
+SHORT_SHIFT = 12  #: ``EK_LINE_SHIFT``
+MAX_SHIFT = 22  #: keeps every constant below 2^30
+FRACTION = 7  #: bits the line has below the reference's, while the multiplier keeps all of its own
+
+
+@dataclass(frozen=True)
+class Lines:
+    """``y = sat8((floor(256 * sum * m / 2^32) + c + (d if sum < 0)) >> k)``, by channel.
+
+    layer: the layer the line is for, in which channels that are constant for every input have neither
+    weights nor bias. m, c, d, k: int64 ``[O]``.
+    """
+
+    layer: Linear
+    m: np.ndarray
+    c: np.ndarray
+    d: np.ndarray
+    k: np.ndarray
+
+    def apply(self, acc: np.ndarray) -> np.ndarray:
+        """The outputs for sums ``[O, n]``."""
+        m, c, d, k = (v[:, None] for v in (self.m, self.c, self.d, self.k))
+        t = (256 * acc * m >> 32) + c + np.where(acc < 0, d, 0)
+        return np.clip(t >> k, -128, 127)
+
+
+def bounds(layer: Linear, zp: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest sum of each channel over inputs ``-128 - zp .. 127 - zp``."""
+    low, high = -128 - zp, 127 - zp
+    lo = layer.bias + np.where(layer.w > 0, layer.w * low, layer.w * high).sum(axis=1)
+    hi = layer.bias + np.where(layer.w > 0, layer.w * high, layer.w * low).sum(axis=1)
+    return lo, hi
+
+
+def _reference(layer: Linear, acc: np.ndarray, act: tuple[int, int]) -> np.ndarray:
+    y = nm.multiply_by_quantized_multiplier(acc, layer.mult[:, None], layer.shift[:, None])
+    return np.clip(y + layer.out_zp, *act)
+
+
+def _steps(layer: Linear, lo: np.ndarray, hi: np.ndarray, act: tuple[int, int]) -> np.ndarray:
+    """For each channel and n = -127 .. 127 the smallest sum with an output of n or more; hi + 1
+    where there is none: int64 ``[O, 255]``."""
+    n = np.arange(-127, 128)[None, :]
+    a = np.repeat(lo[:, None], 255, axis=1)
+    b = np.repeat(hi[:, None] + 1, 255, axis=1)
+    for _ in range(int(np.max(hi - lo, initial=0)).bit_length() + 1):
+        middle = (a + b) >> 1
+        above = _reference(layer, np.minimum(middle, hi[:, None]), act) >= n
+        b = np.where(above & (a < b), middle, b)
+        a = np.where(~above & (a < b), middle + 1, a)
+    return a
+
+
+def fit(
+    layer: Linear, act: tuple[int, int], shift: int | None = None, zp: int = 0
+) -> Lines | str:
+    """Lines for the layer, or the reason there are none.
+
+    act: the clamp of the output. shift: one k for all channels and no d (the short form); None: each
+    its own (the long form). zp: what is subtracted from an input before it is multiplied (0 where the
+    input offset is folded into the bias).
+    """
+    lo, hi = bounds(layer, zp)
+    if np.any(np.maximum(-lo, hi) >= 1 << 31):
+        return "sums may leave 32 bits"
+    ends = _reference(layer, np.stack([lo, hi], axis=1), act)
+    constant = ends[:, 0] == ends[:, 1]
+    layer = replace(
+        layer,
+        w=np.where(constant[:, None], 0, layer.w),
+        bias=np.where(constant, 0, layer.bias),
+    )
+    lo, hi = np.where(constant, 0, lo), np.where(constant, 0, hi)
+    top = int(np.maximum(-lo, hi).max(initial=0))
+    if top >= HALFWORD_LIMIT:
+        return f"sums may reach {top}, and 256 times the sum has to fit 32 bits"
+    e = -layer.shift
+    if shift is None:
+        k = np.clip(e + FRACTION, 1, MAX_SHIFT)
+    else:
+        k = np.full_like(e, shift)
+    lost = e + FRACTION - k
+    m = np.where(lost > 0, layer.mult >> np.clip(lost, 0, 31), layer.mult << np.clip(-lost, 0, 31))
+    bad = ~constant & ((e < 0) | (k <= e) | (m >= 1 << 31))
+    if np.any(bad):
+        return f"an output shift of {int(e[bad][0])} is out of the line's range"
+    fraction = np.clip(k - e, 0, 31)
+    c = (np.int64(layer.out_zp) << k) + (np.int64(1) << fraction >> 1)
+    c += np.where(e > 0, np.int64(1) << k >> 1, 0)
+    d = np.where(e > 0, -(np.int64(1) << fraction), 0) if shift is None else np.zeros_like(e)
+    lines = Lines(
+        layer,
+        np.where(constant, 0, m),
+        np.where(constant, ends[:, 0] << k, c),
+        np.where(constant, 0, d),
+        k,
+    )
+    steps = _steps(layer, lo, hi, act)
+    n = np.arange(-127, 128)[None, :]
+    for acc, inside, at_least in (
+        (steps, steps <= hi[:, None], True),
+        (steps - 1, steps > lo[:, None], False),
+    ):
+        got = lines.apply(np.clip(acc, lo[:, None], hi[:, None])) >= n
+        if np.any((got != at_least) & inside & ~constant[:, None]):
+            return "the requantization is no line"
+    return lines
