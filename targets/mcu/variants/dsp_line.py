@@ -69,13 +69,17 @@ def _steps(layer: Linear, lo: np.ndarray, hi: np.ndarray, act: tuple[int, int]) 
 
 
 def fit(
-    layer: Linear, act: tuple[int, int], shift: int | None = None, zp: int = 0
+    layer: Linear,
+    act: tuple[int, int],
+    shift: int | None = None,
+    zp: int = 0,
+    sign: bool = True,
 ) -> Lines | str:
     """Lines for the layer, or the reason there are none.
 
     act: the clamp of the output. shift: one k for all channels and no d (the short form); None: each
     its own (the long form). zp: what is subtracted from an input before it is multiplied (0 where the
-    input offset is folded into the bias).
+    input offset is folded into the bias). sign: False where the kernel has no d.
     """
     lo, hi = bounds(layer, zp)
     if np.any(np.maximum(-lo, hi) >= 1 << 31):
@@ -104,7 +108,8 @@ def fit(
     fraction = np.clip(k - e, 0, 31)
     c = (np.int64(layer.out_zp) << k) + (np.int64(1) << fraction >> 1)
     c += np.where(e > 0, np.int64(1) << k >> 1, 0)
-    d = np.where(e > 0, -(np.int64(1) << fraction), 0) if shift is None else np.zeros_like(e)
+    signed = sign and shift is None
+    d = np.where(e > 0, -(np.int64(1) << fraction), 0) if signed else np.zeros_like(e)
     lines = Lines(
         layer,
         np.where(constant, 0, m),
@@ -113,12 +118,24 @@ def fit(
         k,
     )
     steps = _steps(layer, lo, hi, act)
+    wrong = _wrong(lines, steps, lo, hi) & ~constant
+    # where bits of the multiplier were dropped, the next one or a shifted line may do
+    for up, over in ((1, 0), (0, 1), (1, -1), (0, -1)):
+        if not np.any(wrong):
+            break
+        trial = replace(lines, m=lines.m + up * wrong, c=lines.c + over * wrong)
+        better = wrong & ~_wrong(trial, steps, lo, hi) & (trial.m < 1 << 31)
+        lines = replace(
+            lines, m=np.where(better, trial.m, lines.m), c=np.where(better, trial.c, lines.c)
+        )
+        wrong &= ~better
+    return "the requantization is no line" if np.any(wrong) else lines
+
+
+def _wrong(lines: Lines, steps: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+    """Channels whose line is not the reference, bool ``[O]``; steps: of :func:`_steps`."""
     n = np.arange(-127, 128)[None, :]
-    for acc, inside, at_least in (
-        (steps, steps <= hi[:, None], True),
-        (steps - 1, steps > lo[:, None], False),
-    ):
-        got = lines.apply(np.clip(acc, lo[:, None], hi[:, None])) >= n
-        if np.any((got != at_least) & inside & ~constant[:, None]):
-            return "the requantization is no line"
-    return lines
+    lo, hi = lo[:, None], hi[:, None]
+    late = (lines.apply(np.clip(steps, lo, hi)) < n) & (steps <= hi)
+    early = (lines.apply(np.clip(steps - 1, lo, hi)) >= n) & (steps > lo)
+    return np.any(late | early, axis=1)
