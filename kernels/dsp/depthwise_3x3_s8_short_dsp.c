@@ -7,5 +7,6 @@ int32_t ek_depthwise_3x3_s8_short_dsp_scratch_bytes(const ek_depthwise_params *p
 
 void ek_depthwise_3x3_s8_short_dsp(const ek_depthwise_params *p, const int8_t *input,
                                    const int32_t *table, int8_t *output, void *scratch) {
-  ek_dsp_depthwise(p, input, table, output, scratch, ek_depthwise_rows_s8_short_dsp);
+  ek_dsp_depthwise(p, input, table, output, scratch, EK_DEPTHWISE_SHORT_WORDS,
+                   ek_depthwise_rows_s8_short_dsp);
 }

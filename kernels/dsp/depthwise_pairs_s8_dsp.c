@@ -27,20 +27,27 @@ __asm__(
     ".thumb_func\n"
     "ek_depthwise_pairs_s8_dsp:\n"
     "  push {r4-r11, lr}\n"
-    "  mov r10, r0\n"
-    "  ldm r10!, {r0-r5}\n"
-    "  ldr r12, [r10]\n"
-    "  ldr r11, [r10, #4]\n"
-    "  mov r6, r0\n"
+    "  sub sp, sp, #20\n" /* 0 plane, 4 from the end of a plane to the next, 8 also, 12 groups */
+    "  ldm r0!, {r6-r12}\n"
+    "  ldrd r4, r5, [r0]\n"
+    "  mul lr, r9, r10\n"
+    "  add r10, r10, r10, lsl #1\n"
+    "  sub r10, r11, r10, lsl #2\n"
+    "  strd r11, r10, [sp]\n"
+    "  strd r4, r5, [sp, #8]\n"
+    "  mov r0, r7\n"
+    "  mov r1, r8\n"
+    "  mov r3, r9\n"
+    "4:\n"
+    "  ldr r5, [sp]\n"
+    "  ldr r4, [sp, #8]\n"
+    "  mov r2, #0\n"
     "  add r7, r6, r5\n"
     "  add r8, r7, r5\n"
     "  add r9, r8, r5\n"
-    "  mov r0, r1\n"
-    "  mov r1, r2\n"
-    "  mul lr, r3, r4\n"
-    "  mov r2, #0\n"
-    "  cmp r11, #0\n"
+    "  cmp r4, #0\n"
     "  beq 2f\n"
+    ".balign 4\n"
     "1:\n"
     PAIRS
     "  str r4, [r6, #-8]\n"
@@ -53,7 +60,7 @@ __asm__(
     "  str r10, [r8], #12\n"
     "  str r11, [r9], #12\n"
     "  bne 1b\n"
-    "  pop {r4-r11, pc}\n"
+    "  b 3f\n"
     ".balign 4\n"
     "2:\n"
     PAIRS
@@ -63,6 +70,16 @@ __asm__(
     "  str r10, [r8], #12\n"
     "  str r11, [r9], #12\n"
     "  bne 2b\n"
+    "3:\n"
+    "  ldr r4, [sp, #4]\n"
+    "  ldr r5, [sp, #12]\n"
+    "  add r0, r0, #4\n"
+    "  add r1, r1, #4\n"
+    "  add r6, r9, r4\n"
+    "  subs r5, r5, #1\n"
+    "  str r5, [sp, #12]\n"
+    "  bne 4b\n"
+    "  add sp, sp, #20\n"
     "  pop {r4-r11, pc}\n"
     ".size ek_depthwise_pairs_s8_dsp, .-ek_depthwise_pairs_s8_dsp\n"
     ".text\n");
@@ -70,15 +87,16 @@ __asm__(
 #else
 
 void ek_depthwise_pairs_s8_dsp(const ek_depthwise_pairs *p) {
-  for (int32_t x = 0; x < p->pixels; ++x) {
-    const uint32_t a = ek_load32(p->row0 + x * p->step);
-    const uint32_t b = ek_load32(p->row1 + x * p->step);
+  for (int32_t n = 0; n < p->groups * p->pixels; ++n) {
+    const int32_t group = n / p->pixels, x = n % p->pixels;
+    const uint32_t a = ek_load32(p->row0 + 4 * group + x * p->step);
+    const uint32_t b = ek_load32(p->row1 + 4 * group + x * p->step);
     const uint32_t low = ek_pkhbt_lsl16(a, b);
     const uint32_t high = ek_pkhtb_asr16(b, a);
     const uint32_t pairs[4] = {ek_sxtab16(p->zp, low), ek_sxtab16_ror8(p->zp, low),
                                ek_sxtab16(p->zp, high), ek_sxtab16_ror8(p->zp, high)};
     for (int i = 0; i < 4; ++i) {
-      uint32_t *dst = p->dst + i * (p->plane / 4) + 3 * x;
+      uint32_t *dst = p->dst + (4 * group + i) * (p->plane / 4) + 3 * x;
       dst[0] = pairs[i];
       if (p->also != 0) dst[-2] = pairs[i];
     }

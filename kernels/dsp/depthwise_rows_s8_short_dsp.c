@@ -3,7 +3,7 @@
 
 #if EK_SIMD_ASM
 
-KERNEL("ek_depthwise_rows_s8_short_dsp", OUT1_SHORT, OUT2_SHORT);
+KERNEL("ek_depthwise_rows_s8_short_dsp", OUT1_SHORT, OUT2_SHORT, "");
 
 #else
 
@@ -13,7 +13,7 @@ void ek_depthwise_rows_s8_short_dsp(const ek_depthwise_rows *p) {
   int8_t *out = p->out;
   for (const int32_t *w = p->channel; w != p->end; w += 10, columns += 24, out += p->turn) {
     for (int32_t x = 0; x < pixels; ++x, columns += 12, out += p->step) {
-      int32_t y0 = w[6], y1 = w[6];
+      int32_t y0 = w[8], y1 = w[9];
       for (int i = 0; i < 3; ++i) {
         const uint32_t first = (uint32_t)w[2 * i], second = (uint32_t)w[2 * i + 1];
         const uint32_t e0 = ek_load32(columns + 12 * i), e1 = ek_load32(columns + 12 * i + 4);
@@ -23,8 +23,8 @@ void ek_depthwise_rows_s8_short_dsp(const ek_depthwise_rows *p) {
         y1 = ek_smlad(second, e1, y1);
       }
       const int32_t k = EK_LINE_SHIFT;
-      out[p->row] = (int8_t)ek_ssat8(ek_smmla(y1, w[7], w[8]) >> k);
-      out[0] = (int8_t)ek_ssat8(ek_smmla(y0, w[7], w[8]) >> k);
+      out[p->row] = (int8_t)ek_ssat8(ek_smmla(y1, w[6], w[7]) >> k);
+      out[0] = (int8_t)ek_ssat8(ek_smmla(y0, w[6], w[7]) >> k);
     }
   }
 }

@@ -15,8 +15,9 @@
 /* r0-r5 weights {w0 w1}, {w1 w2} of three columns, r6 r7 sums of the first pixel, r8 r9 of the second,
  * r10 r11 a column, r12 columns, lr output.
  * On the stack: 0 m, 4 c, 8 bias, 12 bias, 16 bytes to the next row, 20 to the next pixel, 24 channel,
- * 28 end of channels, 32 end of the turns, 36 from the last pixel to the next channel, 40 bytes of
- * the turns, 44 argument, 48 k. */
+ * 28 end of channels, 32 from the last pixel to the next channel, 36 bytes of the turns, 40 end of the
+ * turns, 44 k; where to go 48 from the constants, 52 from the first two pixels, 56 from the single
+ * pixel, 60 from the turns. */
 #define COLUMN(address) "  ldrd r10, r11, " address "\n"
 #define TAPS(p, q, y0, y1) \
   "  smlad " y0 ", " p ", r10, " y0 "\n" \
@@ -55,14 +56,14 @@
 #define OUT1_LONG \
   "  ldrd r10, r11, [sp]\n" \
   LINE("r6") LINE("r7") \
-  "  ldr r10, [sp, #48]\n" \
+  "  ldr r10, [sp, #44]\n" \
   SHIFT("r6") SHIFT("r7") CLAMP("r6") CLAMP("r7") \
   "  ldrd r10, r11, [sp, #16]\n" \
   STORE1
 #define OUT2_LONG \
   "  ldrd r10, r11, [sp]\n" \
   LINE("r6") LINE("r7") LINE("r8") LINE("r9") \
-  "  ldr r10, [sp, #48]\n" \
+  "  ldr r10, [sp, #44]\n" \
   SHIFT("r6") SHIFT("r7") SHIFT("r8") SHIFT("r9") CLAMP("r6") CLAMP("r7") CLAMP("r8") CLAMP("r9") \
   "  ldrd r10, r11, [sp, #16]\n" \
   STORE2
@@ -74,7 +75,7 @@
   COLUMN("[r12], #24") LEFT_TAPS("r6", "r7") \
   OUT2
 
-#define KERNEL(name, OUT1, OUT2) \
+#define KERNEL(name, OUT1, OUT2, MORE) \
   __asm__(".syntax unified\n" \
           ".thumb\n" \
           ".section .text." name ",\"ax\",%progbits\n" \
@@ -84,68 +85,87 @@
           ".thumb_func\n" \
           name ":\n" \
           "  push {r4-r11, lr}\n" \
-          "  sub sp, sp, #52\n" \
-          "  ldr r12, [r0]\n" \
-          "  ldr lr, [r0, #4]\n" \
-          "  add r1, r0, #8\n" \
-          "  ldm r1, {r2-r8}\n" \
-          "  strd r2, r3, [sp, #16]\n" \
-          "  strd r4, r5, [sp, #24]\n" \
-          "  strd r6, r7, [sp, #36]\n" \
-          "  str r8, [sp, #44]\n" \
+          "  sub sp, sp, #68\n" \
+          "  ldm r0!, {r1-r8}\n" \
+          "  mov r12, r1\n" \
+          "  mov lr, r2\n" \
+          "  ldr r0, [r0]\n" /* flags */ \
+          "  add r1, sp, #16\n" \
+          "  stm r1, {r3-r8}\n" \
+          "  adr.w r1, 2f\n" /* first two pixels */ \
+          "  adr.w r2, 3f\n" /* single pixel */ \
+          "  adr.w r3, 4f\n" /* turns */ \
+          "  adr.w r4, 6f\n" /* last two pixels */ \
+          "  adr.w r5, 7f\n" /* next channel */ \
+          "  tst r0, #2\n" \
+          "  ite eq\n" \
+          "  moveq r6, r5\n" \
+          "  movne r6, r4\n" /* after the turns */ \
+          "  cmp r8, #0\n" \
+          "  it eq\n" \
+          "  moveq r3, r6\n" /* no turns */ \
+          "  tst r0, #1\n" \
+          "  it eq\n" \
+          "  moveq r2, r3\n" /* no single pixel */ \
+          "  tst r0, #2\n" \
+          "  it eq\n" \
+          "  moveq r1, r2\n" /* no edges */ \
+          "  orr r1, r1, #1\n" \
+          "  orr r2, r2, #1\n" \
+          "  orr r3, r3, #1\n" \
+          "  orr r6, r6, #1\n" \
+          "  strd r1, r2, [sp, #48]\n" \
+          "  strd r3, r6, [sp, #56]\n" \
           "1:\n" \
           "  ldr r10, [sp, #24]\n" \
-          "  ldr r11, [sp, #40]\n" \
           "  ldm r10!, {r0-r9}\n" \
-          "  strd r7, r8, [sp]\n" \
-          "  strd r6, r6, [sp, #8]\n" \
-          "  str r9, [sp, #48]\n" \
+          "  stm sp, {r6-r9}\n" \
+          MORE \
           "  str r10, [sp, #24]\n" \
-          "  ldr r10, [sp, #44]\n" \
-          "  tst r10, #2\n" \
-          "  beq 3f\n" \
-          BIAS2 /* the first two pixels */ \
+          "  ldr.w pc, [sp, #48]\n" \
+          ".balign 4\n" \
+          "2:\n" \
+          BIAS2 \
           COLUMN("[r12, #12]!") MIDDLE_TAPS("r6", "r7") LEFT_TAPS("r8", "r9") \
           COLUMN("[r12, #12]!") RIGHT_TAPS("r6", "r7") MIDDLE_TAPS("r8", "r9") \
           COLUMN("[r12, #12]") RIGHT_TAPS("r8", "r9") \
           OUT2 \
-          "  ldr r11, [sp, #40]\n" \
+          "  ldr.w pc, [sp, #52]\n" \
+          ".balign 4\n" \
           "3:\n" \
-          "  cmp r11, #0\n" \
-          "  beq 4f\n" \
-          "  add r11, r11, r12\n" \
-          "  str r11, [sp, #32]\n" \
-          "2:\n" \
-          PIXEL2(OUT2) \
-          "  ldr r10, [sp, #32]\n" \
-          "  cmp r12, r10\n" \
-          "  bne 2b\n" \
-          "4:\n" \
-          "  ldr r10, [sp, #44]\n" \
-          "  lsls r10, r10, #31\n" /* bit 0 (one pixel more) to N, bit 1 to C */ \
-          "  bpl 5f\n" \
           "  ldrd r6, r7, [sp, #8]\n" \
           COLUMN("[r12, #12]") MIDDLE_TAPS("r6", "r7") \
           COLUMN("[r12, #24]") RIGHT_TAPS("r6", "r7") \
           COLUMN("[r12], #12") LEFT_TAPS("r6", "r7") \
           OUT1 \
-          "  ldr r10, [sp, #44]\n" \
-          "  lsls r10, r10, #31\n" \
+          "  ldr.w pc, [sp, #56]\n" \
+          ".balign 4\n" \
+          "4:\n" \
+          "  ldr r10, [sp, #36]\n" \
+          "  add r10, r10, r12\n" \
+          "  str r10, [sp, #40]\n" \
           "5:\n" \
-          "  bcc 6f\n" \
-          BIAS2 /* the last two pixels */ \
+          PIXEL2(OUT2) \
+          "  ldr r10, [sp, #40]\n" \
+          "  cmp r12, r10\n" \
+          "  bne 5b\n" \
+          "  ldr.w pc, [sp, #60]\n" \
+          ".balign 4\n" \
+          "6:\n" \
+          BIAS2 \
           COLUMN("[r12, #12]") MIDDLE_TAPS("r6", "r7") LEFT_TAPS("r8", "r9") \
           COLUMN("[r12, #24]") RIGHT_TAPS("r6", "r7") MIDDLE_TAPS("r8", "r9") \
           COLUMN("[r12], #24") LEFT_TAPS("r6", "r7") \
           OUT2 \
-          "6:\n" \
-          "  ldr r11, [sp, #36]\n" \
+          ".balign 4\n" \
+          "7:\n" \
+          "  ldr r11, [sp, #32]\n" \
           "  add r12, r12, #24\n" \
           "  add lr, lr, r11\n" \
           "  ldrd r10, r11, [sp, #24]\n" \
           "  cmp r10, r11\n" \
           "  bne 1b\n" \
-          "  add sp, sp, #52\n" \
+          "  add sp, sp, #68\n" \
           "  pop {r4-r11, pc}\n" \
           ".size " name ", .-" name "\n" \
           ".text\n")

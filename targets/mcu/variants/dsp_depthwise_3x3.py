@@ -17,17 +17,24 @@ from .dsp_conv import geometry, linear_layer, scratch_limit
 from .dsp_line import SHORT_SHIFT, Lines, fit
 
 
+GROUP_BYTES = 4096  #: ``EK_DEPTHWISE_GROUP_BYTES``
+
+
 def _scratch_bytes(fields: dict[str, int]) -> int:
     """``ek_dsp_depthwise_scratch_bytes``."""
-    return 48 * (fields["out_w"] + 2) + -(-fields["in_w"] * fields["in_c"] // 4) * 4
+    plane, channels = 12 * (fields["out_w"] + 2), fields["in_c"]
+    group = max(4, min(GROUP_BYTES // plane // 4 * 4, -(-channels // 4) * 4))
+    return group * plane + -(-fields["in_w"] * channels // 4) * 4
 
 
-def table(lines: Lines) -> np.ndarray:
-    """``EK_DEPTHWISE_WORDS`` int32 words a channel. Weights of ``lines`` are ``[C, 9]``, row by row."""
+def table(lines: Lines, long: bool) -> np.ndarray:
+    """``EK_DEPTHWISE_*_WORDS`` int32 words a channel. Weights of ``lines`` are ``[C, 9]``, row by row."""
     w = 256 * lines.layer.w.reshape(-1, 3, 3)  # [C, row, column]
     low, middle, high = (w[:, i] & 0xFFFF for i in range(3))
     pairs = np.stack([low | middle << 16, middle | high << 16], axis=2).reshape(-1, 6)
-    rest = np.stack([256 * lines.layer.bias, lines.m, lines.c, lines.k], axis=1)
+    bias = 256 * lines.layer.bias
+    columns = [lines.m, lines.c, bias, bias, *([lines.k] if long else [])]
+    rest = np.stack(columns, axis=1)
     return wrap32(np.concatenate([pairs, rest], axis=1)).reshape(-1)
 
 
@@ -91,7 +98,7 @@ class DspDepthwise3x3:
             params_type="ek_depthwise_params",
             params=initializer(fields),
             call=f"ek_{self.name}(&{{p}}, {{in0}}, {{c.table}}, {{out0}}, {{scratch}});",
-            consts=(ConstArray("table", "int32_t", table(lines)),),
+            consts=(ConstArray("table", "int32_t", table(lines, self.form == "long")),),
             scratch_bytes=_scratch_bytes(fields),
             inplace=((0, 0),) if x.shape == y.shape else (),
         )

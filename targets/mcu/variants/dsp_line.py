@@ -74,18 +74,20 @@ def fit(
     shift: int | None = None,
     zp: int = 0,
     sign: bool = True,
+    constants: bool = True,
 ) -> Lines | str:
     """Lines for the layer, or the reason there are none.
 
     act: the clamp of the output. shift: one k for all channels and no d (the short form); None: each
     its own (the long form). zp: what is subtracted from an input before it is multiplied (0 where the
     input offset is folded into the bias). sign: False where the kernel has no d.
+    constants: False where constant channels have to get the line of the others.
     """
     lo, hi = bounds(layer, zp)
     if np.any(np.maximum(-lo, hi) >= 1 << 31):
         return "sums may leave 32 bits"
     ends = _reference(layer, np.stack([lo, hi], axis=1), act)
-    constant = ends[:, 0] == ends[:, 1]
+    constant = (ends[:, 0] == ends[:, 1]) & constants
     layer = replace(
         layer,
         w=np.where(constant[:, None], 0, layer.w),
