@@ -32,6 +32,12 @@ EK_INLINE void window(const int8_t *x, int words, int32_t rows, int32_t columns,
   for (int i = 0; i < 2 * words; ++i) sums[i] = sum[i];
 }
 
+#ifdef __OPTIMIZE_SIZE__
+#define WORDS 1
+#else
+#define WORDS 4
+#endif
+
 void ek_average_pool_s8_dsp(const ek_pool_params *p, const int8_t *input, int8_t *output) {
   const int32_t channels = p->channels;
   for (int32_t oy = 0; oy < p->out_h; ++oy) {
@@ -44,10 +50,10 @@ void ek_average_pool_s8_dsp(const ek_pool_params *p, const int8_t *input, int8_t
       const int8_t *corner = input + (y0 * p->in_w + x0) * channels;
       int32_t c = 0;
       for (; c + 4 <= channels;) {
-        const int words = c + 16 <= channels ? 4 : 1;
+        const int words = c + 4 * WORDS <= channels ? WORDS : 1;
         uint32_t sums[8];
-        if (words == 4) {
-          window(corner + c, 4, y1 - y0, x1 - x0, channels, p->in_w * channels, sums);
+        if (words == WORDS) {
+          window(corner + c, WORDS, y1 - y0, x1 - x0, channels, p->in_w * channels, sums);
         } else {
           window(corner + c, 1, y1 - y0, x1 - x0, channels, p->in_w * channels, sums);
         }

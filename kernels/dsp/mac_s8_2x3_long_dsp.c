@@ -11,7 +11,7 @@
   "  ssat " acc ", #8, " acc "\n" \
   "  strb " acc ", " address "\n"
 
-EK_TRIPLES("ek_conv_triples_s8_long_dsp",
+EK_TRIPLES("ek_conv_triples_s8_long_dsp", "  ldm.w r0!, {r7-r12}\n",
            "  ldm.w r0!, {r2-r5}\n"
            "  ldrd r6, lr, [sp]\n"
            OUTPUT("r8", "[r6, lr]")
@@ -28,7 +28,7 @@ void ek_conv_triples_s8_long_dsp(const ek_conv_triples *p) {
   const int8_t *s = p->stream;
   for (int8_t *out = p->out; s != p->end; out += 2) {
     int32_t acc[6];
-    s = ek_triple_sums(p, s, acc);
+    s = ek_triple_sums(p, s, acc, 6);
     for (int i = 0; i < 6; ++i) {
       int32_t q[4];
       __builtin_memcpy(q, s + 16 * (i / 3), sizeof q);

@@ -14,6 +14,13 @@ void ek_depthwise_3x3_s8_long_dsp(const ek_depthwise_params *p, const int8_t *in
                                   const int32_t *table, int8_t *output, void *scratch);
 int32_t ek_depthwise_3x3_s8_long_dsp_scratch_bytes(const ek_depthwise_params *p);
 
+/* The short form from 17 bytes a channel: weights [3][3][channels], lines {256-fold bias, m} a channel, see
+ * ek_line_constant. The table is made in scratch. */
+void ek_depthwise_3x3_s8_compact_dsp(const ek_depthwise_params *p, const int8_t *input,
+                                     const int8_t *weights, const int32_t *lines, int8_t *output,
+                                     void *scratch);
+int32_t ek_depthwise_3x3_s8_compact_dsp_scratch_bytes(const ek_depthwise_params *p);
+
 /* A channel's constants: weights {w0 w1}, {w1 w2} of three columns, 256-fold; m, c of the line
  * (ek_dsp_line.h); the bias, 256-fold, twice; in the long form k. */
 #define EK_DEPTHWISE_SHORT_WORDS 10

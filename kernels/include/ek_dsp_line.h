@@ -16,9 +16,17 @@
 
 #define EK_LINE_SHIFT 12 /* k of the short form */
 
+/* c of the short form for output zero point -128, when m is a multiplier of 2^30 .. 2^31 - 1 shifted right
+ * by e - 5: (-128 << 12) + (1 << 11) + (1 << (11 - e)). For m = 0 the output is -128. */
+#define EK_LINE_BASE (-0x7f800)
+EK_INLINE int32_t ek_line_constant(int32_t m) {
+  return EK_LINE_BASE + (m == 0 ? 0 : (int32_t)(128u >> __builtin_clz((uint32_t)m)));
+}
+
 /* Two output channels x three columns, all pairs of channels of three output pixels. stream, for each
  * pair: biases, 256-fold, {b0, b0, b0, b1, b1, b1}; *blocks* times 4 weights of each channel; then, short
- * form: {m, c} of each channel; long form: {m, c, d, k} of each. Weights are in the halfword form of
+ * form: {m, c} of each channel; long form: {m, c, d, k} of each. The compact form has
+ * biases {b0, b1} and, in the end, {m0, m1}. Weights are in the halfword form of
  * ek_dsp.h. cols: per block {second, third and fourth ... input of three columns}, see ek_dsp_triple. */
 typedef struct {
   const int8_t *stream;
@@ -30,6 +38,7 @@ typedef struct {
 } ek_conv_triples;
 void ek_conv_triples_s8_short_dsp(const ek_conv_triples *p);
 void ek_conv_triples_s8_long_dsp(const ek_conv_triples *p);
+void ek_conv_triples_s8_compact_dsp(const ek_conv_triples *p);
 
 /* Convolution, groups 1, dilation 1, even out_c: windows read as kernel_h runs of 4 * row_words bytes.
  * copy 0: from the input itself (no padding, runs of whole words); copy 1: from a padded copy in
@@ -46,6 +55,9 @@ int32_t ek_conv2d_s8_rows_short_dsp_scratch_bytes(const ek_conv_rows_params *p);
 void ek_conv2d_s8_rows_long_dsp(const ek_conv_rows_params *p, const int8_t *input,
                                 const int8_t *stream, int8_t *output, void *scratch);
 int32_t ek_conv2d_s8_rows_long_dsp_scratch_bytes(const ek_conv_rows_params *p);
+void ek_conv2d_s8_rows_compact_dsp(const ek_conv_rows_params *p, const int8_t *input,
+                                   const int8_t *stream, int8_t *output, void *scratch);
+int32_t ek_conv2d_s8_rows_compact_dsp_scratch_bytes(const ek_conv_rows_params *p);
 
 /* Three windows side by side: rows runs of words words each, pitch bytes from run to run, written as
  * per word {odd inputs of three columns, even inputs of three columns} in the halfword form. */

@@ -1,8 +1,8 @@
 /* The multiply-accumulate loop of ek_conv_triples_*: 17 instructions for 24 multiplications.
  *
  * Registers: r0 stream, r1 columns, r2 r3 weights, r4-r6 inputs, r7-r9 and r10-r12 the sums of three
- * columns, lr end of the columns. Eight blocks a turn; the first turn starts at the block that leaves
- * whole turns. The two kernels differ in EMIT, what is done with six sums.
+ * columns, lr end of the columns. Some blocks a turn; the first turn starts at the block that leaves
+ * whole turns. The kernels differ in BIAS, how the sums begin, and EMIT, what is done with them.
  * On the stack: 0 out, 4 step, 8 columns, 12 end of the columns, 16 first instruction, 20 end of the
  * stream.
  */
@@ -33,7 +33,14 @@
   "  smlad r11, r3, r5, r11\n" \
   "  smlad r12, r3, r6, r12\n"
 
-#define EK_TRIPLES(name, EMIT) \
+/* Blocks a turn. */
+#ifdef __OPTIMIZE_SIZE__
+#define EK_TRIPLE_TURN "2"
+#else
+#define EK_TRIPLE_TURN "8"
+#endif
+
+#define EK_TRIPLES(name, BIAS, EMIT) \
   __asm__(".syntax unified\n" \
           ".thumb\n" \
           ".section .text." name ",\"ax\",%progbits\n" \
@@ -48,7 +55,7 @@
           "  add r10, r9, r9, lsl #1\n" \
           "  add r10, r7, r10, lsl #3\n" \
           "  rsb r11, r9, #0\n" \
-          "  and r11, r11, #7\n" \
+          "  and r11, r11, #" EK_TRIPLE_TURN " - 1\n" \
           "  add r11, r11, r11, lsl #4\n" /* 17 instructions of 4 bytes a block */ \
           "  adr.w r12, 2f\n" \
           "  add r12, r12, r11, lsl #2\n" \
@@ -59,11 +66,11 @@
           "  mov r0, r4\n" \
           "1:\n" \
           "  ldrd r1, lr, [sp, #8]\n" \
-          "  ldm.w r0!, {r7-r12}\n" \
+          BIAS \
           "  ldr.w pc, [sp, #16]\n" \
           ".balign 4\n" \
           "2:\n" \
-          ".rept 8\n" \
+          ".rept " EK_TRIPLE_TURN "\n" \
           EK_TRIPLE_BLOCK \
           ".endr\n" \
           "  cmp r1, lr\n" \
@@ -80,12 +87,13 @@
 
 #else
 
-/* Six sums of one pair of channels: [2][3]; returns where the stream continues. */
-EK_INLINE const int8_t *ek_triple_sums(const ek_conv_triples *p, const int8_t *stream,
-                                       int32_t *acc) {
+/* Six sums of one pair of channels, [2][3], of which the stream has 2 or 6 biases; returns where it
+ * continues. */
+EK_INLINE const int8_t *ek_triple_sums(const ek_conv_triples *p, const int8_t *stream, int32_t *acc,
+                                       int biases) {
   const uint32_t *x = p->cols;
-  for (int i = 0; i < 6; ++i) acc[i] = (int32_t)ek_load32(stream + 4 * i);
-  stream += 24;
+  for (int i = 0; i < 6; ++i) acc[i] = (int32_t)ek_load32(stream + 4 * (i * biases / 6));
+  stream += 4 * biases;
   for (int32_t b = 0; b < p->blocks; ++b, stream += 8, x += 6) {
     for (int i = 0; i < 6; ++i) {
       const uint32_t w = ek_load32(stream + 4 * (i / 3));

@@ -40,8 +40,8 @@ def table(lines: Lines, long: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DspDepthwise3x3:
-    """form: how outputs are requantized, ``short`` or ``long``, see ``ek_dsp_line.h``; negative sums have
-    to end at the lower clamp in both."""
+    """form: how outputs are requantized, ``short``, ``compact`` or ``long``, see ``ek_dsp_line.h``;
+    negative sums have to end at the lower clamp in all of them."""
 
     form: str
     rank: int
@@ -51,6 +51,9 @@ class DspDepthwise3x3:
     def name(self) -> str:
         return f"depthwise_3x3_s8_{self.form}_dsp"
 
+    def _scratch(self, fields: dict[str, int]) -> int:
+        return _scratch_bytes(fields) + (40 * fields["in_c"] if self.form == "compact" else 0)
+
     def _lines(self, node: Node, graph: Graph) -> Lines | str:
         x, y = graph.tensor(node.inputs[0]), graph.outs(node)[0]
         assert x.quant is not None
@@ -59,8 +62,11 @@ class DspDepthwise3x3:
         bias = folded.bias + x.quant.zp * folded.w.sum(axis=1)  # the kernel subtracts zp itself
         layer = Linear(folded.w, bias, folded.mult, folded.shift, folded.out_zp)
         act = nm.activation_range(node.attrs["activation"], y.quant, "int8")
-        shift = SHORT_SHIFT if self.form == "short" else None
-        return fit(layer, act, shift, x.quant.zp, sign=False)
+        shift = None if self.form == "long" else SHORT_SHIFT
+        lines = fit(layer, act, shift, x.quant.zp, sign=False)
+        if self.form == "compact" and isinstance(lines, Lines) and not lines.compact:
+            return "its constants do not follow from the multipliers"
+        return lines
 
     def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
         reason = reject_common(node, graph, target) or reject_weights(node, graph)
@@ -76,7 +82,7 @@ class DspDepthwise3x3:
         fields = geometry(node, graph, (3, 3))
         if fields["pad_left"] > 2 or fields["pad_top"] > 2:
             return "more than two columns or rows of padding"
-        scratch, limit = _scratch_bytes(fields), scratch_limit(target)
+        scratch, limit = self._scratch(fields), scratch_limit(target)
         if limit is not None and scratch > limit:
             return f"it needs {scratch} bytes of scratch; at most {limit} are spent on it"
         lines = self._lines(node, graph)
@@ -87,21 +93,37 @@ class DspDepthwise3x3:
         assert isinstance(lines, Lines)
         fields = {**geometry(node, graph, (3, 3)), "multiplier": 1}
         x, y = graph.tensor(node.inputs[0]), graph.outs(node)[0]
+        compact = self.form == "compact"
+        consts: tuple[ConstArray, ...]
+        if compact:
+            layer = lines.layer
+            pairs = wrap32(np.stack([256 * layer.bias, lines.m], axis=1))
+            consts = (
+                ConstArray("weights", "int8_t", layer.w.T.reshape(-1).astype(np.int8), align=1),
+                ConstArray("lines", "int32_t", pairs.reshape(-1)),
+            )
+        else:
+            consts = (ConstArray("table", "int32_t", table(lines, self.form == "long")),)
+        arrays = ", ".join(f"{{c.{c.name}}}" for c in consts)
         return KernelCall(
             variant=self.name,
             sources=(
                 f"dsp/{self.name}.c",
-                f"dsp/depthwise_rows_s8_{self.form}_dsp.c",
+                f"dsp/depthwise_rows_s8_{'short' if compact else self.form}_dsp.c",
                 "dsp/depthwise_pairs_s8_dsp.c",
             ),
             header="ek_dsp_depthwise.h",
             params_type="ek_depthwise_params",
             params=initializer(fields),
-            call=f"ek_{self.name}(&{{p}}, {{in0}}, {{c.table}}, {{out0}}, {{scratch}});",
-            consts=(ConstArray("table", "int32_t", table(lines, self.form == "long")),),
-            scratch_bytes=_scratch_bytes(fields),
+            call=f"ek_{self.name}(&{{p}}, {{in0}}, {arrays}, {{out0}}, {{scratch}});",
+            consts=consts,
+            scratch_bytes=self._scratch(fields),
             inplace=((0, 0),) if x.shape == y.shape else (),
         )
 
 
-VARIANTS = [DspDepthwise3x3("short", 20), DspDepthwise3x3("long", 22)]
+VARIANTS = [
+    DspDepthwise3x3("short", 20),
+    DspDepthwise3x3("compact", 21),
+    DspDepthwise3x3("long", 22),
+]

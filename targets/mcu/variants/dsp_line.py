@@ -16,6 +16,7 @@ from edgekit.graph import numerics as nm
 from .dsp_common import HALFWORD_LIMIT, Linear
 
 SHORT_SHIFT = 12  #: ``EK_LINE_SHIFT``
+LINE_BASE = -0x7F800  #: ``EK_LINE_BASE``
 MAX_SHIFT = 22  #: keeps every constant below 2^30
 FRACTION = 7  #: bits the line has below the reference's, while the multiplier keeps all of its own
 
@@ -33,6 +34,13 @@ class Lines:
     c: np.ndarray
     d: np.ndarray
     k: np.ndarray
+
+    @property
+    def compact(self) -> bool:
+        """Whether c is what ``ek_line_constant`` makes of m."""
+        zeros = 32 - np.frexp(np.maximum(self.m, 1).astype(np.float64))[1]  # exact below 2^53
+        c = LINE_BASE + np.where(self.m == 0, 0, 128 >> zeros)
+        return bool(np.all((self.c == c) & (self.k == SHORT_SHIFT) & (self.d == 0)))
 
     def apply(self, acc: np.ndarray) -> np.ndarray:
         """The outputs for sums ``[O, n]``."""

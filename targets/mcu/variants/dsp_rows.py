@@ -55,20 +55,21 @@ def padded_runs(w: np.ndarray, words: int) -> np.ndarray:
     return np.pad(runs, ((0, 0), (0, 0), (0, 4 * words - kw * c))).reshape(o, -1)
 
 
-def stream(lines: Lines, long: bool) -> np.ndarray:
+def stream(lines: Lines, form: str) -> np.ndarray:
     """The constants of ``ek_conv_triples``, pair of channels after pair: int32."""
     layer = lines.layer
     pairs = len(layer.w) // 2
-    bias = np.repeat(halfword_bias(layer), 3).reshape(pairs, 6)
+    bias = np.repeat(halfword_bias(layer), 1 if form == "compact" else 3).reshape(pairs, -1)
     weights = pack(layer.w, 2, True).view("<i4").reshape(pairs, -1)
-    columns = [lines.m, lines.c, lines.d, lines.k] if long else [lines.m, lines.c]
+    columns = [lines.m, lines.c, lines.d, lines.k][: {"compact": 1, "short": 2, "long": 4}[form]]
     quant = wrap32(np.stack(columns, axis=1)).reshape(pairs, -1)
     return np.concatenate([bias, weights, quant], axis=1).reshape(-1)
 
 
 @dataclass(frozen=True)
 class DspConvRows:
-    """form: how outputs are requantized, ``short`` (ReLU at zero point -128) or ``long``."""
+    """form: how outputs are requantized, ``short`` or ``compact`` (ReLU at zero point -128), or
+    ``long``."""
 
     form: str
     rank: int
@@ -83,8 +84,10 @@ class DspConvRows:
         w = const_data(graph.tensor(node.inputs[1]))
         layer = linear_layer(node, graph, padded_runs(w, _shape(node, graph).words))
         act = nm.activation_range(node.attrs["activation"], y.quant, "int8")
-        lines = fit(layer, act, SHORT_SHIFT if self.form == "short" else None)
+        lines = fit(layer, act, None if self.form == "long" else SHORT_SHIFT)
         if isinstance(lines, Lines):
+            if self.form == "compact" and not lines.compact:
+                return "its constants do not follow from the multipliers"
             reason = lines.layer.halfword_reason()
             if reason is not None:
                 return reason
@@ -133,11 +136,11 @@ class DspConvRows:
                 f"ek_{self.name}(&{{p}}, {{in0}}, (const int8_t *)(const void *){{c.stream}}, "
                 "{out0}, {scratch});"
             ),
-            consts=(ConstArray("stream", "int32_t", stream(lines, self.form == "long")),),
+            consts=(ConstArray("stream", "int32_t", stream(lines, self.form)),),
             scratch_bytes=shape.scratch,
             inplace=((0, 0),) if pointwise else (),
             details={"copy": shape.copy, "constant_channels": int(np.sum(lines.m == 0))},
         )
 
 
-VARIANTS = [DspConvRows("short", 16), DspConvRows("long", 18)]
+VARIANTS = [DspConvRows("short", 16), DspConvRows("compact", 17), DspConvRows("long", 18)]
