@@ -4,7 +4,7 @@
 #include "ek_dsp_depthwise_body.h"
 
 int32_t ek_depthwise_3x3_s8_compact_dsp_scratch_bytes(const ek_depthwise_params *p) {
-  return 4 * EK_DEPTHWISE_SHORT_WORDS * p->in_c + ek_dsp_depthwise_scratch_bytes(p);
+  return 4 * EK_DEPTHWISE_SHORT_WORDS * p->in_c + ek_dsp_depthwise_scratch_bytes(p, EK_DEPTHWISE_GROUP_BYTES);
 }
 
 void ek_depthwise_3x3_s8_compact_dsp(const ek_depthwise_params *p, const int8_t *input,
@@ -25,5 +25,5 @@ void ek_depthwise_3x3_s8_compact_dsp(const ek_depthwise_params *p, const int8_t 
     *t++ = lines[0];
   }
   ek_dsp_depthwise(p, input, table, output, t, EK_DEPTHWISE_SHORT_WORDS,
-                   ek_depthwise_rows_s8_short_dsp);
+                   EK_DEPTHWISE_GROUP_BYTES, ek_depthwise_rows_s8_short_dsp);
 }

@@ -11,14 +11,15 @@
 
 EK_INLINE int32_t ek_depthwise_plane(const ek_depthwise_params *p) { return 12 * (p->out_w + 2); }
 
-/* Channels at a time, a multiple of four. */
-EK_INLINE int32_t ek_depthwise_group(const ek_depthwise_params *p) {
-  const int32_t most = EK_DEPTHWISE_GROUP_BYTES / ek_depthwise_plane(p) / 4 * 4;
+/* Channels at a time, a multiple of four; their columns take group_bytes at most. */
+EK_INLINE int32_t ek_depthwise_group(const ek_depthwise_params *p, int32_t group_bytes) {
+  const int32_t most = group_bytes / ek_depthwise_plane(p) / 4 * 4;
   return ek_max(ek_min(most, (p->in_c + 3) / 4 * 4), 4);
 }
 
-EK_INLINE int32_t ek_dsp_depthwise_scratch_bytes(const ek_depthwise_params *p) {
-  return ek_depthwise_group(p) * ek_depthwise_plane(p) + (p->in_w * p->in_c + 3) / 4 * 4;
+EK_INLINE int32_t ek_dsp_depthwise_scratch_bytes(const ek_depthwise_params *p,
+                                                 int32_t group_bytes) {
+  return ek_depthwise_group(p, group_bytes) * ek_depthwise_plane(p) + (p->in_w * p->in_c + 3) / 4 * 4;
 }
 
 /* The last one to three channels, byte by byte. */
@@ -50,9 +51,9 @@ static __attribute__((noinline, unused)) void ek_depthwise_read(
 
 EK_INLINE void ek_dsp_depthwise(const ek_depthwise_params *p, const int8_t *input,
                                 const int32_t *table, int8_t *output, void *scratch, int32_t words,
-                                void (*rows)(const ek_depthwise_rows *)) {
+                                int32_t group_bytes, void (*rows)(const ek_depthwise_rows *)) {
   const int32_t plane = ek_depthwise_plane(p);
-  const int32_t group = ek_depthwise_group(p);
+  const int32_t group = ek_depthwise_group(p, group_bytes);
   const int32_t out_row = p->out_w * p->in_c;
   uint32_t *columns = (uint32_t *)scratch;
   uint32_t *inner = columns + 3 * p->pad_left;

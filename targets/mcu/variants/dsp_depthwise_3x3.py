@@ -20,10 +20,10 @@ from .dsp_line import SHORT_SHIFT, Lines, fit
 GROUP_BYTES = 4096  #: ``EK_DEPTHWISE_GROUP_BYTES``
 
 
-def _scratch_bytes(fields: dict[str, int]) -> int:
+def _scratch_bytes(fields: dict[str, int], group_bytes: int) -> int:
     """``ek_dsp_depthwise_scratch_bytes``."""
     plane, channels = 12 * (fields["out_w"] + 2), fields["in_c"]
-    group = max(4, min(GROUP_BYTES // plane // 4 * 4, -(-channels // 4) * 4))
+    group = max(4, min(group_bytes // plane // 4 * 4, -(-channels // 4) * 4))
     return group * plane + -(-fields["in_w"] * channels // 4) * 4
 
 
@@ -40,8 +40,9 @@ def table(lines: Lines, long: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DspDepthwise3x3:
-    """form: how outputs are requantized, ``short``, ``compact`` or ``long``, see ``ek_dsp_line.h``;
-    negative sums have to end at the lower clamp in all of them."""
+    """form: how outputs are requantized, ``short``, ``compact`` (fewest constants), ``lean`` (least
+    scratch) or ``long``, see ``ek_dsp_line.h``; negative sums have to end at the lower clamp in all of
+    them."""
 
     form: str
     rank: int
@@ -52,7 +53,8 @@ class DspDepthwise3x3:
         return f"depthwise_3x3_s8_{self.form}_dsp"
 
     def _scratch(self, fields: dict[str, int]) -> int:
-        return _scratch_bytes(fields) + (40 * fields["in_c"] if self.form == "compact" else 0)
+        columns = _scratch_bytes(fields, 0 if self.form == "lean" else GROUP_BYTES)
+        return columns + (40 * fields["in_c"] if self.form == "compact" else 0)
 
     def _lines(self, node: Node, graph: Graph) -> Lines | str:
         x, y = graph.tensor(node.inputs[0]), graph.outs(node)[0]
@@ -109,7 +111,7 @@ class DspDepthwise3x3:
             variant=self.name,
             sources=(
                 f"dsp/{self.name}.c",
-                f"dsp/depthwise_rows_s8_{'short' if compact else self.form}_dsp.c",
+                f"dsp/depthwise_rows_s8_{'long' if self.form == 'long' else 'short'}_dsp.c",
                 "dsp/depthwise_pairs_s8_dsp.c",
             ),
             header="ek_dsp_depthwise.h",
@@ -126,4 +128,5 @@ VARIANTS = [
     DspDepthwise3x3("short", 20),
     DspDepthwise3x3("compact", 21),
     DspDepthwise3x3("long", 22),
+    DspDepthwise3x3("lean", 23),
 ]
