@@ -14,7 +14,9 @@ void ek_depthwise_rows_s8_short_dsp(const ek_depthwise_rows *p) {
   for (const int32_t *w = p->channel; w != p->end; w += 10, columns += 24, out += p->turn) {
     for (int32_t x = 0; x < pixels; ++x, columns += 12, out += p->step) {
       int32_t y0 = w[8], y1 = w[9];
-      for (int i = 0; i < 3; ++i) {
+      const int edges = p->flags >> 1;
+      const int from = edges && x == 0 ? 1 : 0, to = edges && x == pixels - 1 ? 2 : 3;
+      for (int i = from; i < to; ++i) {
         const uint32_t first = (uint32_t)w[2 * i], second = (uint32_t)w[2 * i + 1];
         const uint32_t e0 = ek_load32(columns + 12 * i), e1 = ek_load32(columns + 12 * i + 4);
         y0 = ek_smlad(first, e0, y0);

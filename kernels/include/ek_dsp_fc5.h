@@ -7,7 +7,8 @@
 /* One multiplier for the layer; at least five outputs. stream, for each five outputs: biases, 256-fold;
  * in_c / 4, rounded up, times 4 weights of each in the halfword form of ek_dsp.h. The last five outputs
  * come last, whole: where out_c is no multiple of five some are computed twice. m, c, d, k: the line of
- * ek_dsp_line.h. With one row, output may be the input. */
+ * ek_dsp_line.h. With one row and no more outputs than inputs, output may be
+ * the input. */
 typedef struct {
   ek_fc_params fc;
   int32_t m, c, d, k;

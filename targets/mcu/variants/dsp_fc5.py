@@ -97,7 +97,7 @@ class DspFullyConnectedFives:
             ),
             consts=(ConstArray("stream", "int32_t", stream(lines)),),
             scratch_bytes=-(-k // 4) * 8,
-            inplace=((0, 0),) if rows == 1 else (),
+            inplace=((0, 0),) if rows == 1 and o <= k else (),
         )
 
 

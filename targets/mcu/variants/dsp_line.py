@@ -123,7 +123,7 @@ def fit(
     lines = Lines(
         layer,
         np.where(constant, 0, m),
-        np.where(constant, ends[:, 0] << k, c),
+        np.where(constant, (ends[:, 0] << k) + (np.int64(1) << k >> 1), c),
         np.where(constant, 0, d),
         k,
     )
