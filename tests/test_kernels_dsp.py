@@ -16,6 +16,7 @@ from edgekit.graph.reference import run_node
 from edgekit.targets.schema import Memory
 from edgekit_targets.mcu.variants import (
     dsp_add,
+    dsp_add_line,
     dsp_common,
     dsp_conv,
     dsp_depthwise,
@@ -28,7 +29,15 @@ from edgekit_targets.mcu.variants import (
 from edgekit_targets.mcu.variants.dsp_common import MAX_EXP, Linear
 
 MODULES = (
-    dsp_add, dsp_conv, dsp_depthwise, dsp_depthwise_3x3, dsp_fc, dsp_fc5, dsp_pool, dsp_rows
+    dsp_add,
+    dsp_add_line,
+    dsp_conv,
+    dsp_depthwise,
+    dsp_depthwise_3x3,
+    dsp_fc,
+    dsp_fc5,
+    dsp_pool,
+    dsp_rows,
 )
 OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D")
 

@@ -26,6 +26,7 @@ FORMS = {
         f"depthwise_3x3_s8_{f}_dsp" for f in ("short", "compact", "long", "lean")
     },
     "FULLY_CONNECTED": {"fully_connected_s8_fives_dsp"},
+    "ADD": {"add_s8_line_dsp"},
 }
 
 
@@ -75,6 +76,19 @@ def weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.clip(np.round(rng.normal(size=shape) * 40), -127, 127).astype(np.int8)
 
 
+def addition(rng: np.random.Generator, count: int) -> tuple[Graph, list[np.ndarray]]:
+    """ADD of scales near one another, linear or ReLU at zero point -128."""
+    relu = bool(rng.random() < 0.5)
+    scale = rng.uniform(0.02, 0.2, 3)
+    zps = rng.integers(-128, 128, 3)
+    quants = [QuantParams.per_tensor(float(s), int(z)) for s, z in zip(scale, zps, strict=True)]
+    if relu:
+        quants[2] = QuantParams.per_tensor(float(scale[2]), -128)
+    x, y = (Tensor(n, (1, count), "int8", q) for n, q in zip("xy", quants[:2], strict=True))
+    g = opgen.single("ADD", [x, y], {"activation": "RELU" if relu else "NONE"}, "int8", quants[2])
+    return g, [opgen.samples(rng, (1, count), "int8", 1) for _ in range(2)]
+
+
 def drawn(op: str, count: int, seed: int) -> list[tuple[Case, np.ndarray]]:
     """Random shapes: odd sizes, any channels, strides, paddings, zero points, worst-case inputs."""
     rng = np.random.default_rng([seed, *op.encode()])
@@ -84,6 +98,9 @@ def drawn(op: str, count: int, seed: int) -> list[tuple[Case, np.ndarray]]:
         wide = (2.2, 10.8) if rng.random() < 0.3 else (6.2, 10.8)
         hw = (int(rng.integers(3, 11)), int(rng.integers(3, 14)))
         pads = opgen.pick(rng, ["SAME", "VALID", (1, 0, 0, 1), (2, 0, 0, 2), (0, 2, 2, 0)])
+        if op == "ADD":
+            pairs += lowered(*addition(rng, int(rng.integers(1, 70))))
+            continue
         if op == "DEPTHWISE_CONV_2D":
             w = weights(rng, (1, 3, 3, int(rng.integers(1, 70 if rng.random() < 0.1 else 10))))
             g = layer(rng, op, w, hw, padding=pads, relu=relu, exponents=wide)
@@ -166,7 +183,7 @@ def test_a_fitted_line_is_the_reference_for_every_sum(relu: bool, shift: int | N
         constant = want[0] == want[-1]
         got = lines.apply((acc if not constant else np.zeros_like(acc))[None, :])[0]
         assert np.array_equal(got, want)
-    assert fitted == 60 or not relu and shift is not None
+    assert fitted == 60 or (not relu and shift is not None)
 
 
 def test_a_wrong_line_is_found() -> None:
@@ -212,6 +229,19 @@ def test_reasons_for_refusal() -> None:
     assert "stride and dilation 1" in fast["depthwise_3x3_s8_short_dsp"]
 
 
+@needs_gcc
+def test_addition_of_every_pair_of_bytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(10)
+    pairs = []
+    byte = np.arange(-128, 128, dtype=np.int8)
+    every = [np.repeat(byte, 256)[None], np.tile(byte, 256)[None]]
+    for _ in range(6):
+        g, _ = addition(rng, 1 << 16)
+        pairs += [p for p in lowered(g, every) if p[0].call.variant == "add_s8_line_dsp"]
+    assert len(pairs) >= 9  # each also in place, over either operand
+    check(pairs, run_host([c for c, _ in pairs], tmp_path))
+
+
 # -- instructions ------------------------------------------------------------------------------
 
 
@@ -231,18 +261,23 @@ def test_instructions_of_known_layers(tmp_path: Path) -> None:
             "speed",
             290_500,
         ),
-        (layer(rng, "DEPTHWISE_CONV_2D", w(1, 3, 3, 64), (25, 5), exponents=exps), "speed", 127_500),
+        (
+            layer(rng, "DEPTHWISE_CONV_2D", w(1, 3, 3, 64), (25, 5), exponents=exps),
+            "speed",
+            127_500,
+        ),
         (layer(rng, "DEPTHWISE_CONV_2D", w(1, 3, 3, 64), (25, 5), exponents=exps), "ram", 150_500),
         (layer(rng, "FULLY_CONNECTED", w(128, 640), exponents=exps), "speed", 75_500),
         (layer(rng, "FULLY_CONNECTED", w(128, 128), exponents=exps), "speed", 16_000),
+        (addition(rng, 16384)[0], "speed", 95_000),
     ]
     cases, expected = [], []
     for graph, optimize, _ in known:
         node = graph.nodes[0]
-        x = opgen.samples(rng, graph.tensors["x"].shape, "int8", 1)[:1]
+        x = {n: opgen.samples(rng, graph.tensors[n].shape, "int8", 1)[:1] for n in graph.inputs}
         call = variants.select(node, graph, m4(), optimize).lower(node, graph, m4())
-        cases.append(Case(graph, call, [x]))
-        expected.append(run_node(node, graph, {"x": x})[0].reshape(-1))
+        cases.append(Case(graph, call, list(x.values())))
+        expected.append(run_node(node, graph, x)[0].reshape(-1))
     program = M4Program(cases, tmp_path, "zig", "-O3")
     counts = []
     for i, want in enumerate(expected):

@@ -104,7 +104,8 @@ def select(
     optimize: Literal["speed", "size", "ram"] = "speed",
 ) -> RankedVariant:
     """The variant a node gets. speed: lowest rank; size: fewest constant bytes; ram: least scratch and
-    output, which takes none where it may lie in an input (ties: lowest rank). UnsupportedError names the node, its type and every reason."""
+    output, which takes none where it may lie in an input (ties: lowest rank). UnsupportedError
+    names the node, its type and every reason."""
     found = candidates(node, graph, target)
     if not found:
         raise UnsupportedError(

@@ -16,7 +16,6 @@ from .dsp_common import Linear, const_data, initializer, reject_common, reject_w
 from .dsp_conv import geometry, linear_layer, scratch_limit
 from .dsp_line import SHORT_SHIFT, Lines, fit
 
-
 GROUP_BYTES = 4096  #: ``EK_DEPTHWISE_GROUP_BYTES``
 
 

@@ -40,7 +40,9 @@ def _shape(node: Node, graph: Graph) -> _Shape:
     x, y, w = graph.tensor(node.inputs[0]), graph.outs(node)[0], graph.tensor(node.inputs[1])
     _, kh, kw, c = w.shape
     a = node.attrs
-    pads, _ = nm.conv_padding(x.shape[1:3], (kh, kw), a["stride"], a["padding"], a["dilation"])
+    pads, _ = nm.conv_padding(
+        (x.shape[1], x.shape[2]), (kh, kw), a["stride"], a["padding"], a["dilation"]
+    )
     words = -(-kw * c // 4)
     copy = any(pads) or kw * c % 4 != 0
     rows = (y.shape[1] - 1) * a["stride"][0] + kh
