@@ -114,7 +114,8 @@ EK_INLINE int32_t ek_smmlar(int32_t a, int32_t b, int32_t c) {
 }
 /* c + a * b / 2^32, rounded down. */
 EK_INLINE int32_t ek_smmla(int32_t a, int32_t b, int32_t c) {
-  return (int32_t)((uint32_t)c + (uint32_t)(((int64_t)a * b) >> 32));
+  const uint64_t sum = ((uint64_t)(uint32_t)c << 32) + (uint64_t)((int64_t)a * b);
+  return (int32_t)(uint32_t)(sum >> 32);
 }
 EK_INLINE int32_t ek_ssat8(int32_t a) { return ek_sat_s8(a); }
 
