@@ -164,6 +164,37 @@ def compiled(d: Mapping[str, Any]) -> None:
     )
 
 
+def explained(d: Mapping[str, Any]) -> None:
+    """Every layer with the kernels it could have had: figures, or why not."""
+    c = _console()
+    rows = []
+    for p in d["plan"]:
+        candidates = p.get("candidates", [])
+        for k, o in enumerate(candidates):
+            counted = (number(o.get("instructions")), number(o.get("cycles")))
+            why = o.get("rejected") or ("chosen" if o["chosen"] else "")
+            if len(candidates) == 1 and o["chosen"]:
+                why = "the only one"
+            rows.append(
+                (
+                    p["name"] if k == 0 else "",
+                    p["op"] if k == 0 else "",
+                    o["variant"],
+                    *counted,
+                    number(o.get("const_bytes")),
+                    number(o.get("scratch_bytes")),
+                    why,
+                )
+            )
+    if rows:
+        head = ("layer", "op", "kernel", ">instructions", ">cycles", ">constants", ">scratch", "")
+        c.print(_rows(_table(*head), rows))
+        by = d["details"].get("kernels_chosen_by")
+        why = d["details"].get("kernels_not_counted")
+        c.print(f"chosen by {by}" + (f": {visible(why)}" if why else ""))
+    compiled(d)
+
+
 def ran(d: Mapping[str, Any]) -> None:
     for o in d["outputs"]:
         print(f"{visible(o['name'])}: {o['dtype']}{o['shape']}")

@@ -82,6 +82,9 @@ def compile_(
     calibration_samples: Calibration = 200,
     toolchain: Toolchain = None,
     input_shape: InputShape = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="show what each layer could have run, and why")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Compile a model for a target (quantizing it first where the target wants int8)."""
@@ -106,7 +109,8 @@ def compile_(
         input_shapes=shapes_of(input_shape),
         progress=progress,
     )
-    emit({"artifact": str(out), **dict(art.manifest)}, json, display.compiled)
+    show = display.explained if explain else display.compiled
+    emit({"artifact": str(out), **dict(art.manifest)}, json, show)
 
 
 @app.command()

@@ -26,8 +26,8 @@ from edgekit.targets.base import (
 from edgekit.targets.schema import Target
 
 from . import codegen, profile, toolchain, variants
+from .choose import Choice, Limits, choose, find_options, least
 from .config import McuTarget, parse
-from .contract import KernelCall
 from .memory import Plan, plan_memory
 from .project import build_firmware, build_host, read_sizes, write_project
 
@@ -88,14 +88,14 @@ class McuBackend:
         options: CompileOptions,
         progress: Progress | None = None,
     ) -> Compiled:
-        """``options.extra["toolchain"]``: ``auto`` | ``zig`` | ``gcc``. Raises UnsupportedError
-        (every node named), DoesNotFitError (both numbers), ToolchainError."""
+        """``options.extra``: ``toolchain`` (``auto``, ``zig``, ``gcc``); ``flash_limit`` and
+        ``ram_limit`` (bytes that the choice of kernels has to keep, instead of the target's);
+        ``objective`` (``cycles``, ``instructions``); ``kernels`` (``measure``, ``rank``). Raises
+        UnsupportedError (every node named), DoesNotFitError (both numbers), ToolchainError."""
         _check_engine(options.engine)
         mcu = parse(target)
+        check_extra(options.extra)
         choice = str(options.extra.get("toolchain", "auto"))
-        unknown = sorted(set(options.extra) - {"toolchain"})
-        if unknown:
-            raise InputError(f"engine '{ENGINE}' has no option '{unknown[0]}'; it has: toolchain")
         compiler = (
             toolchain.host_compiler(choice)
             if mcu.toolchain is None
@@ -127,10 +127,22 @@ class McuBackend:
             )
 
         say("choosing kernels")
-        calls = {
-            n.name: variants.select(n, graph, target, options.optimize).lower(n, graph, target)
-            for n in graph.nodes
-        }
+        found = find_options(graph, target)
+        constants, arena = least(graph, found)
+        _check_fit(target, mcu, constants, arena + mcu.config.stack_bytes, "at least ")
+        limits = _limits(mcu, options.extra)
+        choice = choose(
+            graph,
+            mcu,
+            compiler,
+            options.optimize,
+            objective=options.extra.get("objective", "cycles"),
+            limits=limits,
+            by_rank=options.extra.get("kernels", "measure") == "rank",
+            found=found,
+            progress=progress,
+        )
+        calls = choice.calls
         say("planning memory")
         plan = plan_memory(graph, calls)
         source = codegen.generate(graph, calls, plan)
@@ -172,7 +184,7 @@ class McuBackend:
         return Compiled(
             engine=ENGINE,
             files=sorted([*project.files, *programs]),
-            plan=_plan_rows(graph, calls, source, plan),
+            plan=_plan_rows(graph, choice, source, plan),
             memory=memory,
             tools={compiler.name: compiler.version},
             details={
@@ -180,6 +192,8 @@ class McuBackend:
                 "trace_program": programs[1],
                 "toolchain": compiler.name,
                 "optimize": options.optimize,
+                "kernels_chosen_by": choice.by,
+                "kernels_not_counted": choice.why_rank,
                 "host": mcu.is_host,
             },
         )
@@ -239,6 +253,49 @@ def _check_engine(engine: str) -> None:
         raise InputError(f"family 'mcu' has no engine '{engine}'; it has: {ENGINE}")
 
 
+_EXTRA = {
+    "toolchain": ("auto", "zig", "gcc"),
+    "objective": ("cycles", "instructions"),
+    "kernels": ("measure", "rank"),
+    "flash_limit": None,
+    "ram_limit": None,
+}
+
+
+def check_extra(extra: Mapping[str, Any]) -> None:
+    """InputError for an option of the engine that there is not, or a value it cannot have."""
+    for name, value in sorted(extra.items()):
+        if name not in _EXTRA:
+            known = ", ".join(_EXTRA)
+            raise InputError(f"engine '{ENGINE}' has no option '{name}'; it has: {known}")
+        allowed = _EXTRA[name]
+        if allowed is None:
+            if not str(value).isdigit() or int(value) == 0:
+                raise InputError(
+                    f"option '{name}' of engine '{ENGINE}' is a positive number of bytes, "
+                    f"not '{value}'"
+                )
+        elif value not in allowed and name != "toolchain":  # the toolchain names its own
+            raise InputError(
+                f"option '{name}' of engine '{ENGINE}' is {' or '.join(allowed)}, not '{value}'"
+            )
+
+
+#: Code of start-up and test program that is in a firmware besides kernels and constants, roughly.
+_OTHER_CODE = 6 * 1024
+
+
+def _limits(mcu: McuTarget, extra: Mapping[str, Any]) -> Limits:
+    """What the choice of kernels has to keep. The test program and the stack are taken off; the
+    linked program is checked again."""
+    flash = int(extra["flash_limit"]) if "flash_limit" in extra else mcu.flash_bytes
+    ram = int(extra["ram_limit"]) if "ram_limit" in extra else mcu.ram_bytes
+    return Limits(
+        None if flash is None else max(0, flash - _OTHER_CODE),
+        None if ram is None else max(0, ram - mcu.config.stack_bytes),
+    )
+
+
 def _check_fit(target: Target, mcu: McuTarget, flash: int, ram: int, bound: str = "") -> None:
     fits = (_Fit("flash", flash, mcu.flash_bytes), _Fit("RAM", ram, mcu.ram_bytes))
     if all(f.ok for f in fits):
@@ -253,11 +310,11 @@ def _check_fit(target: Target, mcu: McuTarget, flash: int, ram: int, bound: str 
 
 
 def _plan_rows(
-    graph: Graph, calls: Mapping[str, KernelCall], source: codegen.Source, plan: Plan
+    graph: Graph, choice: Choice, source: codegen.Source, plan: Plan
 ) -> list[dict[str, Any]]:
     rows = []
     for k, node in enumerate(graph.nodes):
-        call = calls[node.name]
+        call = choice.calls[node.name]
         alias = source.layers[k] is None
         rows.append(
             {
@@ -271,6 +328,7 @@ def _plan_rows(
                 "input_shapes": [list(t.shape) for t in _activations(graph, node)],
                 "output_shapes": [list(t.shape) for t in graph.outs(node)],
                 "details": {key: _plain(v) for key, v in sorted(call.details.items())},
+                "candidates": choice.explain(node.name),
             }
         )
     return rows

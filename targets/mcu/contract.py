@@ -3,7 +3,7 @@
 A *variant* is one way to run one node: a C function in ``kernels/``, the constants it wants (packed
 for it), its scratch, and the C statement that calls it. ``variants/`` holds one file an operator
 family; ``codegen`` knows none of them by name. Which variant a node gets is decided once, in
-``variants.select``.
+``choose``.
 """
 
 from __future__ import annotations

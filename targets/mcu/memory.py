@@ -94,10 +94,9 @@ def lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
     return life
 
 
-def _mergeable(
-    graph: Graph, calls: Mapping[str, KernelCall], life: Mapping[str, tuple[int, int]]
-) -> list[tuple[str, str]]:
+def mergeable(graph: Graph, calls: Mapping[str, KernelCall]) -> list[tuple[str, str]]:
     """(input, output) pairs that a node can compute in place and whose input nobody reads later."""
+    life = lifetimes(graph)
     pairs = []
     for step, node in enumerate(graph.nodes):
         call = calls.get(node.name)
@@ -267,11 +266,10 @@ def plan_memory(graph: Graph, calls: Mapping[str, KernelCall]) -> Plan:
     all if that does not cost memory, else one by one. Raises PlanError from the independent checker if
     the result were wrong.
     """
-    life = lifetimes(graph)
     merge: list[tuple[str, str]] = []
     buffers = make_buffers(graph, calls, merge)
     arena, at = pack(buffers)
-    pairs = _mergeable(graph, calls, life)
+    pairs = mergeable(graph, calls)
     attempts = [pairs] if pairs else []  # all at once is nearly always right
     if pairs and pack(make_buffers(graph, calls, pairs))[0] > arena:
         attempts = [_merge_one_by_one(graph, calls, pairs)]

@@ -188,6 +188,17 @@ def read_sizes(elf: Path) -> Sizes:
     )
 
 
+def _alloc_bytes(path: Path) -> int:
+    """Bytes of an object file that end up in flash: code and read-only data."""
+    from elftools.elf.constants import SH_FLAGS
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as f:
+        return sum(
+            s["sh_size"] for s in ELFFile(f).iter_sections() if s["sh_flags"] & SH_FLAGS.SHF_ALLOC
+        )
+
+
 def build_firmware(
     out: Path,
     project: Project,
@@ -196,9 +207,14 @@ def build_firmware(
     target: McuTarget,
     compiler: Compiler,
     optimize: Optimize,
+    object_bytes: dict[str, int] | None = None,
 ) -> list[str]:
     """Compile and link ``firmware.elf`` and ``firmware_trace.elf`` in ``out``; the names of the
-    new files: these two first, then the linker script."""
+    new files: these two first, then the linker script.
+
+    object_bytes: where given, only ``firmware.elf`` is made, and the code and tables of each
+    kernel's object file are written into it (C source relative to ``kernels/`` -> bytes).
+    """
     assert target.virtual is not None and target.toolchain is not None
     freestanding = ("runtime/include", *_INCLUDES)
     units = [
@@ -209,7 +225,14 @@ def build_firmware(
         *_twice("runtime/runner.c"),
         Unit("src/edgekit_model.c", "build/model_trace.o", ("EDGEKIT_TRACE",)),
     ]
+    if object_bytes is not None:
+        units = [u for u in units if "EDGEKIT_TRACE" not in u.defines]
     compiler.compile(out, units, freestanding, optimize)
+    if object_bytes is not None:
+        for source in project.sources:
+            if source.startswith("kernels/"):
+                size = _alloc_bytes(out / f"build/{source}.o")
+                object_bytes[source.removeprefix("kernels/")] = size
     script = link_script(
         LINK_MAPS[target.virtual.map], const_bytes, 96 * 1024, plan.arena_bytes + 1024
     )
@@ -225,6 +248,8 @@ def build_firmware(
         ("firmware.elf", ["build/runner.o", "build/src/edgekit_model.c.o"]),
         ("firmware_trace.elf", ["build/runner_trace.o", "build/model_trace.o"]),
     ):
+        if object_bytes is not None and name != "firmware.elf":
+            continue
         objects = [*own, *common]
         flags = ("-T", "runtime/link.ld")
         try:

@@ -1,4 +1,4 @@
-"""Which kernel runs a node: the one table, and the one decision.
+"""Which kernels can run a node: the one table.
 
 Every module of this package (names with a leading underscore aside) lists what it offers in
 ``VARIANTS``. A variant is a :class:`~edgekit_targets.mcu.contract.Variant` with an integer ``rank``:
@@ -103,9 +103,9 @@ def select(
     target: Target,
     optimize: Literal["speed", "size", "ram"] = "speed",
 ) -> RankedVariant:
-    """The variant a node gets. speed: lowest rank; size: fewest constant bytes; ram: least scratch and
-    output, which takes none where it may lie in an input (ties: lowest rank). UnsupportedError
-    names the node, its type and every reason."""
+    """The variant of a node by itself, without counting. speed: lowest rank; size: fewest constant
+    bytes; ram: least scratch and output, which takes none where it may lie in an input (ties: lowest
+    rank). UnsupportedError names the node, its type and every reason."""
     found = candidates(node, graph, target)
     if not found:
         raise UnsupportedError(

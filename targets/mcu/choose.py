@@ -1,0 +1,357 @@
+"""Which kernel runs each node: decided once for the whole model, from what was counted.
+
+Limits of flash and RAM belong to the model, not to a node: kernels share their code, and a node's
+scratch only counts where the arena is fullest. So the choice starts from the best variant of every
+node and is improved or repaired by exchanging one node's variant at a time, judged on the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from edgekit.errors import UnsupportedError
+from edgekit.graph.ir import Graph
+from edgekit.targets.base import Progress
+from edgekit.targets.schema import Target
+
+from . import variants
+from .config import McuTarget
+from .contract import KernelCall
+from .measure import Cost, Costs, measure
+from .memory import lower_bound, make_buffers, mergeable, pack
+from .toolchain import Compiler, Optimize
+
+Objective = Literal["cycles", "instructions"]
+
+#: Least RAM may cost so many times the work of the fastest choice.
+RAM_SLOWDOWN = 1.5
+#: A portable kernel is not counted on a layer with so many MACs when there is a better rank: it takes
+#: seconds to execute and is an order of magnitude behind.
+MAX_REF_MACS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most bytes of constants and kernel code, and of arena; None: no limit."""
+
+    flash: int | None = None
+    ram: int | None = None
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run one node. work: cycles or instructions, None when nothing was counted."""
+
+    call: KernelCall
+    rank: int
+    cost: Cost | None = None
+    work: int | None = None
+
+    @property
+    def const_bytes(self) -> int:
+        return variants.const_bytes(self.call)
+
+
+#: Node -> its options; node -> (variant, reason) of those that do not take it.
+Found = tuple[dict[str, list[Option]], dict[str, list[tuple[str, str]]]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """calls: node name -> what it runs. options: what there was. rejected: variant -> reason.
+    by: ``measurement`` or ``rank``; why_rank: why nothing was counted."""
+
+    calls: Mapping[str, KernelCall]
+    options: Mapping[str, Sequence[Option]]
+    rejected: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    by: Literal["measurement", "rank"] = "rank"
+    why_rank: str | None = None
+
+    def explain(self, node: str) -> list[dict[str, Any]]:
+        """JSON-ready rows of a node: every variant, its figures or the reason it was not taken."""
+        chosen = self.calls[node].variant
+        rows: list[dict[str, Any]] = [
+            {
+                "variant": o.call.variant,
+                "chosen": o.call.variant == chosen,
+                "instructions": o.cost.instructions if o.cost else None,
+                "cycles": o.cost.cycles if o.cost else None,
+                "const_bytes": o.const_bytes,
+                "scratch_bytes": o.call.scratch_bytes,
+            }
+            for o in self.options[node]
+        ]
+        rows += [
+            {"variant": name, "chosen": False, "rejected": reason}
+            for name, reason in self.rejected.get(node, ())
+        ]
+        return rows
+
+
+def choose(
+    graph: Graph,
+    mcu: McuTarget,
+    compiler: Compiler,
+    optimize: Optimize = "speed",
+    *,
+    objective: Objective = "cycles",
+    limits: Limits | None = None,
+    by_rank: bool = False,
+    found: Found | None = None,
+    progress: Progress | None = None,
+) -> Choice:
+    """The variant of every node of ``graph``.
+
+    speed: least work (cycles or instructions) within ``limits``; size: fewest bytes of flash; ram:
+    smallest arena, then least work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is
+    no virtual core to count on, or with ``by_rank``, the variants' own order stands for the work.
+    found: what :func:`find_options` gave, if it was called already. UnsupportedError names the first
+    node without a variant.
+    """
+    limits = limits or Limits()
+    options, rejected = found or find_options(graph, mcu.target)
+    costs = Costs({}, {}, "not asked for")
+    if not by_rank:
+        contested = {
+            name: [o.call for o in _worth_counting(graph, name, found)]
+            for name, found in options.items()
+            if len(found) > 1
+        }
+        costs = measure(graph, contested, mcu, compiler, optimize, progress)
+    measured = costs.absent is None
+    options = {
+        name: [_with_cost(o, costs.by_call.get((name, o.call.variant)), objective) for o in found]
+        for name, found in options.items()
+    }
+    search = _Search(graph, options, costs.code_bytes)
+    if optimize == "size":
+        state = search.smallest()
+    elif optimize == "ram":
+        state = search.least_ram()
+    else:
+        state = search.fastest()
+    state = search.within(state, limits)
+    return Choice(
+        {name: options[name][k].call for name, k in state.items()},
+        options,
+        rejected,
+        "measurement" if measured else "rank",
+        costs.absent,
+    )
+
+
+def least(graph: Graph, found: Found) -> tuple[int, int]:
+    """(bytes of constants, bytes of arena) that no choice can go below."""
+    best = {
+        name: min(options, key=lambda o: o.call.scratch_bytes).call
+        for name, options in found[0].items()
+    }
+    everywhere = {
+        name: replace(
+            call,
+            inplace=tuple(sorted({pair for o in found[0][name] for pair in o.call.inplace})),
+        )
+        for name, call in best.items()
+    }
+    buffers = (make_buffers(graph, everywhere, m) for m in ((), mergeable(graph, everywhere)))
+    arena = min(lower_bound(b)[0] for b in buffers)
+    return sum(min(o.const_bytes for o in options) for options in found[0].values()), arena
+
+
+def find_options(graph: Graph, target: Target) -> Found:
+    """Every node's variants that take it, and the reasons of those that do not. UnsupportedError
+    names the first node that none takes."""
+    options: dict[str, list[Option]] = {}
+    rejected: dict[str, list[tuple[str, str]]] = {}
+    for node in graph.nodes:
+        found, refused = [], []
+        for v in variants.variants_of(node.type):
+            reason = v.reject(node, graph, target)
+            if reason is None:
+                found.append(Option(v.lower(node, graph, target), v.rank))
+            else:
+                refused.append((v.name, reason))
+        if not found:
+            raise UnsupportedError(
+                f"node '{node.name}' ({node.type}) cannot run on {target.name}: "
+                f"{variants.reject_reason(node, graph, target)}"
+            )
+        options[node.name], rejected[node.name] = found, refused
+    return options, rejected
+
+
+def _worth_counting(graph: Graph, name: str, found: Sequence[Option]) -> Sequence[Option]:
+    from edgekit.graph.ops import macs
+
+    if macs(graph.node(name), graph) <= MAX_REF_MACS:
+        return found
+    best = min(o.rank for o in found)
+    return [o for o in found if o.rank == best or o.rank < variants.REF_RANK]
+
+
+def _with_cost(option: Option, cost: Cost | None, objective: Objective) -> Option:
+    if cost is None:
+        return option
+    counted = cost.cycles if objective == "cycles" else None
+    return Option(option.call, option.rank, cost, cost.instructions if counted is None else counted)
+
+
+State = dict[str, int]  #: node name -> index of its option
+
+
+class _Search:
+    """Exchanging one node's option at a time. Ties always go to the earlier option, so the result
+    depends on the graph and the counts only."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        options: Mapping[str, Sequence[Option]],
+        code_bytes: Mapping[str, int],
+    ) -> None:
+        self.graph = graph
+        self.options = options
+        self.code_bytes = code_bytes
+        self.order = list(options)
+        self._work = {name: self._works(found) for name, found in options.items()}
+        self._ram: dict[tuple[int, ...], int] = {}
+
+    @staticmethod
+    def _works(found: Sequence[Option]) -> list[int]:
+        """Work by option. What was not counted stands behind everything that was, in rank order;
+        where nothing was counted the rank is the work."""
+        counted = [o.work for o in found if o.work is not None]
+        if not counted:
+            return [o.rank for o in found]
+        behind = max(counted)
+        return [o.work if o.work is not None else behind + 1 + o.rank for o in found]
+
+    def calls(self, state: State) -> dict[str, KernelCall]:
+        return {name: self.options[name][k].call for name, k in state.items()}
+
+    def work(self, state: State) -> int:
+        return sum(self._work[name][k] for name, k in state.items())
+
+    def flash(self, state: State) -> int:
+        """Constants of the nodes and code of the kernels used, each kernel once."""
+        sources: set[str] = set()
+        total = 0
+        for name, k in state.items():
+            option = self.options[name][k]
+            total += option.const_bytes
+            sources.update(option.call.sources)
+        return total + sum(self.code_bytes.get(s, 0) for s in sources)
+
+    def ram(self, state: State) -> int:
+        """Bytes of the arena, as the planner's quick orders pack it."""
+        key = tuple(state[name] for name in self.order)
+        if key not in self._ram:
+            calls = self.calls(state)
+            plain = make_buffers(self.graph, calls)
+            merged = make_buffers(self.graph, calls, mergeable(self.graph, calls))
+            best = min(lower_bound(plain)[0], lower_bound(merged)[0])
+            sizes = []
+            for buffers in (merged, plain):
+                sizes.append(pack(buffers, search=False)[0])
+                if sizes[-1] <= best:
+                    break
+            self._ram[key] = min(sizes)
+        return self._ram[key]
+
+    # -- the three aims ------------------------------------------------------------------------
+
+    def fastest(self) -> State:
+        return {
+            name: min(range(len(found)), key=lambda k, n=name: (self._work[n][k], k))  # type: ignore[misc]
+            for name, found in self.options.items()
+        }
+
+    def smallest(self) -> State:
+        """Fewest bytes of flash. Code is shared, so one start a kernel: that kernel wherever it can
+        be, then exchanges."""
+        names = sorted({o.call.variant for found in self.options.values() for o in found})
+        least = {
+            name: min(range(len(f)), key=lambda k, f=f: (f[k].const_bytes, k))  # type: ignore[misc]
+            for name, f in self.options.items()
+        }
+        best: tuple[tuple[int, int], State] | None = None
+        for prefer in [None, *names]:
+            start = dict(least)
+            for name, found in self.options.items():
+                for k, o in enumerate(found):
+                    if o.call.variant == prefer:
+                        start[name] = k
+            state = self._descend(start, lambda s: (self.flash(s), self.work(s)))
+            value = (self.flash(state), self.work(state))
+            if best is None or value < best[0]:
+                best = value, state
+        assert best is not None
+        return best[1]
+
+    def least_ram(self) -> State:
+        state = self.fastest()
+        most = int(self.work(state) * RAM_SLOWDOWN)
+
+        def value(s: State) -> tuple[int, int]:
+            return (self.ram(s), self.work(s))
+
+        return self._descend(state, value, lambda s: self.work(s) <= most)
+
+    def within(self, state: State, limits: Limits) -> State:
+        """``state`` changed until it keeps the limits, at the least work a byte; unchanged parts of
+        it may be won back afterwards. When no exchange helps any more, the nearest is returned: the
+        caller's check of the linked program has the last word."""
+        for bytes_of, limit in ((self.flash, limits.flash), (self.ram, limits.ram)):
+            if limit is None:
+                continue
+            while (have := bytes_of(state)) > limit:
+                best: tuple[float, str, int] | None = None
+                for name, k, trial in self._exchanges(state):
+                    saved = have - bytes_of(trial)
+                    if saved <= 0:
+                        continue
+                    price = max(0, self.work(trial) - self.work(state)) / min(saved, have - limit)
+                    if best is None or (price, name, k) < best:
+                        best = price, name, k
+                if best is None:
+                    break
+                state = {**state, best[1]: best[2]}
+            if bytes_of(state) <= limit:
+                state = self._descend(
+                    state,
+                    lambda s: (self.work(s),),
+                    lambda s, f=bytes_of, most=limit: f(s) <= most,  # type: ignore[misc]
+                )
+        return state
+
+    def _exchanges(self, state: State) -> list[tuple[str, int, State]]:
+        return [
+            (name, k, {**state, name: k})
+            for name, found in self.options.items()
+            for k in range(len(found))
+            if k != state[name]
+        ]
+
+    def _descend(
+        self,
+        state: State,
+        value: Callable[[State], tuple[int, ...]],
+        allowed: Callable[[State], bool] = lambda _s: True,
+    ) -> State:
+        """Exchange while ``value`` falls: first improvement, node by node, until a whole round
+        changes nothing."""
+        current = value(state)
+        changed = True
+        while changed:
+            changed = False
+            for name, found in self.options.items():
+                for k in range(len(found)):
+                    if k == state[name]:
+                        continue
+                    trial = {**state, name: k}
+                    v = value(trial)
+                    if v < current and allowed(trial):
+                        state, current, changed = trial, v, True
+        return state
