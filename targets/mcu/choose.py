@@ -306,6 +306,7 @@ class _Search:
         for bytes_of, limit in ((self.flash, limits.flash), (self.ram, limits.ram)):
             if limit is None:
                 continue
+            kept = state
             while (have := bytes_of(state)) > limit:
                 best: tuple[float, str, int] | None = None
                 for name, k, trial in self._exchanges(state):
@@ -318,7 +319,7 @@ class _Search:
                 if best is None:
                     break
                 state = {**state, best[1]: best[2]}
-            if bytes_of(state) <= limit:
+            if state is not kept and bytes_of(state) <= limit:
                 state = self._descend(
                     state,
                     lambda s: (self.work(s),),
