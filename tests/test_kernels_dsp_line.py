@@ -131,12 +131,12 @@ def test_random_layers_on_the_host_with_sanitizers(op: str, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("op", FORMS)
 def test_many_random_layers_on_the_host(op: str, tmp_path: Path) -> None:
-    pairs = drawn(op, 300, 2)
+    pairs = drawn(op, 120, 2)
     check(pairs, run_host([c for c, _ in pairs], tmp_path))
 
 
 def test_random_layers_on_a_cortex_m4(tmp_path: Path) -> None:
-    pairs = [p for op in FORMS for p in drawn(op, 14, 3)]
+    pairs = [p for op in FORMS for p in drawn(op, 9, 3)]
     program = M4Program([c for c, _ in pairs], tmp_path)
     check(pairs, [program.run(i).output for i in range(len(pairs))])
 
@@ -147,7 +147,7 @@ def test_random_layers_on_a_cortex_m4(tmp_path: Path) -> None:
 def test_compilers_and_levels_on_a_cortex_m4(compiler: str, opt: str, tmp_path: Path) -> None:
     if compiler == "gcc" and shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("arm-none-eabi-gcc is not installed")
-    pairs = [p for op in FORMS for p in drawn(op, 40, 4)]
+    pairs = [p for op in FORMS for p in drawn(op, 20, 4)]
     program = M4Program([c for c, _ in pairs], tmp_path, compiler, opt)
     check(pairs, [program.run(i).output for i in range(len(pairs))])
 
