@@ -195,13 +195,12 @@ def test_a_wrong_line_is_found() -> None:
         lines = dsp_line.fit(plain, (-128, 127), dsp_line.SHORT_SHIFT)
         assert isinstance(lines, dsp_line.Lines)
         lo, hi = dsp_line.bounds(plain)
-        steps = dsp_line._steps(plain, lo, hi, (-128, 127))
         acc = np.arange(lo[0], hi[0] + 1)
         for dm, dc in ((0, 3), (0, -3), (1 << 12, 0), (-(1 << 12), 0)):
             other = dsp_line.Lines(plain, lines.m + dm, lines.c + dc, lines.d, lines.k)
             y = nm.multiply_by_quantized_multiplier(acc, plain.mult[0], plain.shift[0])
             differs = not np.array_equal(other.apply(acc[None, :])[0], np.clip(y - 128, -128, 127))
-            assert bool(dsp_line._wrong(other, steps, lo, hi)[0]) == differs
+            assert bool(dsp_line._wrong(other, plain, lo, hi, (-128, 127))[0]) == differs
             found += differs
     assert found > 20
 

@@ -1,7 +1,7 @@
 """Requantization as one line (``kernels/include/ek_dsp_line.h``): numbers for it, and the proof.
 
-The reference and the line are both monotone in the sum, so they agree for every sum in a range if
-they agree at the range's ends and on either side of each of the 255 places where the output steps.
+The reference and the line are both monotone in the sum, so they agree for every sum in a range if the
+reference steps where the line does: it is computed on either side of each of the line's 255 steps.
 Nothing is assumed about rounding: a channel whose line differs anywhere in reach is refused.
 """
 
@@ -62,18 +62,29 @@ def _reference(layer: Linear, acc: np.ndarray, act: tuple[int, int]) -> np.ndarr
     return np.clip(y + layer.out_zp, *act)
 
 
-def _steps(layer: Linear, lo: np.ndarray, hi: np.ndarray, act: tuple[int, int]) -> np.ndarray:
-    """For each channel and n = -127 .. 127 the smallest sum with an output of n or more; hi + 1
-    where there is none: int64 ``[O, 255]``."""
-    n = np.arange(-127, 128)[None, :]
-    a = np.repeat(lo[:, None], 255, axis=1)
-    b = np.repeat(hi[:, None] + 1, 255, axis=1)
-    for _ in range(int(np.max(hi - lo, initial=0)).bit_length() + 1):
-        middle = (a + b) >> 1
-        above = _reference(layer, np.minimum(middle, hi[:, None]), act) >= n
-        b = np.where(above & (a < b), middle, b)
-        a = np.where(~above & (a < b), middle + 1, a)
-    return a
+_N = np.arange(-127, 128, dtype=np.int64)[None, :]  #: outputs at which there is a step
+
+
+def _steps(lines: Lines) -> np.ndarray:
+    """For each channel and n = -127 .. 127 the smallest sum for which the line gives n or more: int64
+    ``[O, 255]``."""
+    m, c, d, k = (v[:, None] for v in (np.maximum(lines.m, 1), lines.c, lines.d, lines.k))
+    need = (_N << k) - c  # floor(sum * m / 2^24) has to reach this, or d more for negative sums
+    from_zero = np.maximum(-((-need << 24) // m), 0)
+    below = -((d - need << 24) // m)
+    # without d there is one line on both sides
+    return np.where(d == 0, -((-need << 24) // m), np.where(below < 0, below, from_zero))
+
+
+def _wrong(
+    lines: Lines, plain: Linear, lo: np.ndarray, hi: np.ndarray, act: tuple[int, int]
+) -> np.ndarray:
+    """Channels whose line is not the reference for some sum from lo to hi, bool ``[O]``."""
+    lo, hi = lo[:, None], hi[:, None]
+    steps = np.clip(_steps(lines), lo, hi + 1)
+    late = (_reference(plain, np.minimum(steps, hi), act) < _N) & (steps <= hi)
+    early = (_reference(plain, np.maximum(steps - 1, lo), act) >= _N) & (steps > lo)
+    return np.any(late | early, axis=1)
 
 
 def fit(
@@ -127,25 +138,15 @@ def fit(
         np.where(constant, 0, d),
         k,
     )
-    steps = _steps(layer, lo, hi, act)
-    wrong = _wrong(lines, steps, lo, hi) & ~constant
+    wrong = _wrong(lines, layer, lo, hi, act) & ~constant
     # where bits of the multiplier were dropped, the next one or a shifted line may do
     for up, over in ((1, 0), (0, 1), (1, -1), (0, -1)):
         if not np.any(wrong):
             break
         trial = replace(lines, m=lines.m + up * wrong, c=lines.c + over * wrong)
-        better = wrong & ~_wrong(trial, steps, lo, hi) & (trial.m < 1 << 31)
+        better = wrong & ~_wrong(trial, layer, lo, hi, act) & (trial.m < 1 << 31)
         lines = replace(
             lines, m=np.where(better, trial.m, lines.m), c=np.where(better, trial.c, lines.c)
         )
         wrong &= ~better
     return "the requantization is no line" if np.any(wrong) else lines
-
-
-def _wrong(lines: Lines, steps: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
-    """Channels whose line is not the reference, bool ``[O]``; steps: of :func:`_steps`."""
-    n = np.arange(-127, 128)[None, :]
-    lo, hi = lo[:, None], hi[:, None]
-    late = (lines.apply(np.clip(steps, lo, hi)) < n) & (steps <= hi)
-    early = (lines.apply(np.clip(steps - 1, lo, hi)) >= n) & (steps > lo)
-    return np.any(late | early, axis=1)
