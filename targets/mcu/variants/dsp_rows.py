@@ -25,6 +25,9 @@ from .dsp_common import (
 from .dsp_conv import geometry, linear_layer, scratch_limit
 from .dsp_line import SHORT_SHIFT, Lines, fit
 
+#: Most bytes of the padded copy: beyond, windows read row by row by other kernels take less RAM.
+COPY_LIMIT = 8192
+
 
 @dataclass(frozen=True)
 class _Shape:
@@ -112,6 +115,9 @@ class DspConvRows:
         taps, used = 4 * shape.words, w.shape[2] * w.shape[3]
         if taps > used * 4 // 3 and taps - used > 1:
             return f"runs of {used} inputs fill too little of {taps} bytes"
+        copied = shape.scratch - 24 * w.shape[1] * shape.words
+        if copied > COPY_LIMIT:
+            return f"its padded copy takes {copied} bytes; at most {COPY_LIMIT} are spent on it"
         limit = scratch_limit(target)
         if limit is not None and shape.scratch > limit:
             return f"it needs {shape.scratch} bytes of scratch; at most {limit} are spent on it"
