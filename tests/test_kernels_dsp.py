@@ -16,15 +16,29 @@ from edgekit.graph.reference import run_node
 from edgekit.targets.schema import Memory
 from edgekit_targets.mcu.variants import (
     dsp_add,
+    dsp_add_line,
     dsp_common,
     dsp_conv,
     dsp_depthwise,
+    dsp_depthwise_3x3,
     dsp_fc,
+    dsp_fc5,
     dsp_pool,
+    dsp_rows,
 )
 from edgekit_targets.mcu.variants.dsp_common import MAX_EXP, Linear
 
-MODULES = (dsp_add, dsp_conv, dsp_depthwise, dsp_fc, dsp_pool)
+MODULES = (
+    dsp_add,
+    dsp_add_line,
+    dsp_conv,
+    dsp_depthwise,
+    dsp_depthwise_3x3,
+    dsp_fc,
+    dsp_fc5,
+    dsp_pool,
+    dsp_rows,
+)
 OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D")
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
@@ -70,7 +84,9 @@ def used(pairs: list[tuple[Case, np.ndarray]]) -> set[str]:
 @needs_gcc
 def test_random_cases_on_the_host_with_sanitizers(tmp_path: Path) -> None:
     pairs = [p for op in OPS for p in drawn(op, 30, 1)]
-    assert used(pairs) == {v.name for op in OPS for v in variants(op)}
+    rare = ("rows", "3x3")  # forms that random layers seldom fit: test_kernels_dsp_line.py
+    names = {v.name for op in OPS for v in variants(op)}
+    assert used(pairs) >= {n for n in names if not any(r in n for r in rare)}
     check(pairs, run_host([c for c, _ in pairs], tmp_path))
 
 

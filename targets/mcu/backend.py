@@ -61,7 +61,13 @@ class McuBackend:
             why = toolchain.why_missing("zig")
             if why is not None and toolchain.why_missing("gcc") is None:
                 why = None
-        options = {"toolchain": "auto, zig or gcc"}
+        options = {
+            "toolchain": "auto, zig or gcc",
+            "objective": "cycles or instructions: what the choice of kernels makes small",
+            "kernels": "measure or rank: how kernels are chosen",
+            "flash_limit": "bytes of flash the model may take, instead of the target's",
+            "ram_limit": "bytes of RAM the model may take, instead of the target's",
+        }
         what = "handwritten C kernels, no runtime"
         return [EngineInfo(ENGINE, why is None, why, what, options=options)]
 

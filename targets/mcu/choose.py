@@ -296,10 +296,21 @@ class _Search:
         state = self.fastest()
         most = int(self.work(state) * RAM_SLOWDOWN)
 
-        def value(s: State) -> tuple[int, int]:
-            return (self.ram(s), self.work(s))
+        def value(s: State) -> tuple[int, int, int]:
+            return (self.ram(s), self.full_steps(s), self.work(s))
 
         return self._descend(state, value, lambda s: self.work(s) <= most)
+
+    def full_steps(self, state: State) -> int:
+        """Steps at which most bytes are alive: where equal layers fill the arena, exchanging one of
+        them is progress before the arena shrinks."""
+        calls = self.calls(state)
+        buffers = make_buffers(self.graph, calls, mergeable(self.graph, calls))
+        alive = [
+            sum(b.bytes for b in buffers if b.first <= step <= b.last)
+            for step in range(len(self.graph.nodes))
+        ]
+        return alive.count(max(alive, default=0))
 
     def within(self, state: State, limits: Limits) -> State:
         """``state`` changed until it keeps the limits, at the least work a byte; unchanged parts of

@@ -90,6 +90,13 @@ def const_bytes(call: KernelCall) -> int:
     return sum(c.data.nbytes for c in call.consts)
 
 
+def ram_bytes(call: KernelCall, node: Node, graph: Graph) -> int:
+    """What the call adds to the bytes of the node's inputs: scratch, and outputs that cannot share."""
+    shared = {o for _, o in call.inplace}
+    own = sum(t.nbytes for k, t in enumerate(graph.outs(node)) if k not in shared)
+    return call.scratch_bytes + own
+
+
 def select(
     node: Node,
     graph: Graph,
@@ -97,8 +104,8 @@ def select(
     optimize: Literal["speed", "size", "ram"] = "speed",
 ) -> RankedVariant:
     """The variant of a node by itself, without counting. speed: lowest rank; size: fewest constant
-    bytes; ram: least scratch (ties: lowest rank). UnsupportedError names the node, its type and
-    every reason."""
+    bytes; ram: least scratch and output, which takes none where it may lie in an input (ties: lowest
+    rank). UnsupportedError names the node, its type and every reason."""
     found = candidates(node, graph, target)
     if not found:
         raise UnsupportedError(
@@ -108,5 +115,5 @@ def select(
     if optimize == "speed" or len(found) == 1:
         return found[0]
     calls = [v.lower(node, graph, target) for v in found]
-    cost = [const_bytes(c) if optimize == "size" else c.scratch_bytes for c in calls]
+    cost = [const_bytes(c) if optimize == "size" else ram_bytes(c, node, graph) for c in calls]
     return found[min(range(len(found)), key=lambda i: (cost[i], i))]

@@ -81,7 +81,7 @@ def scratch_bytes(taps: int, in_c: int) -> int:
     return blocks * (32 if in_c % 4 == 0 else 36)
 
 
-def _scratch_limit(target: Target) -> int | None:
+def scratch_limit(target: Target) -> int | None:
     """Scratch a convolution may take: an eighth of the RAM, 8 KiB at least; None: RAM unknown."""
     ram = target.memory_size("ram", "tcm")
     return max(8192, ram // 8) if ram else None
@@ -111,7 +111,7 @@ class DspConv:
             return f"{x.shape[3]} input channels: only with one is a depthwise a plain convolution"
         if w.shape[3] != x.shape[3]:
             return f"{x.shape[3] // w.shape[3]} groups; one is implemented"
-        scratch, limit = scratch_bytes(w.shape[1] * w.shape[2], w.shape[3]), _scratch_limit(target)
+        scratch, limit = scratch_bytes(w.shape[1] * w.shape[2], w.shape[3]), scratch_limit(target)
         if limit is not None and scratch > limit:
             return f"its columns need {scratch} bytes of scratch; at most {limit} are spent on it"
         if self.form == "halfword":

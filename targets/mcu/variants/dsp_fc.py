@@ -29,9 +29,22 @@ from .dsp_common import (
 from .dsp_conv import linear_layer
 
 
-def _layer(node: Node, graph: Graph) -> Linear:
+def layer_of(node: Node, graph: Graph) -> Linear:
+    """The layer, a row of weights an output."""
     w = const_data(graph.tensor(node.inputs[1]))
     return linear_layer(node, graph, w.reshape(w.shape[0], -1))
+
+
+def covers_input(node: Node, graph: Graph) -> str | None:
+    """The reason a CONV_2D is not a fully connected layer, or None."""
+    x, w = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1])
+    if x.shape[0] != 1 or w.shape[1:] != x.shape[1:]:
+        return "the kernel does not cover the whole input"
+    hw, a = (x.shape[1], x.shape[2]), node.attrs
+    pads, out = nm.conv_padding(hw, hw, a["stride"], a["padding"], a["dilation"])
+    if any(pads) or out != (1, 1):
+        return "the input is padded"
+    return None
 
 
 def _quant(layer: Linear, per_tensor: bool) -> np.ndarray:
@@ -62,21 +75,17 @@ class DspFullyConnected:
         if reason is not None:
             return reason
         if node.type == "CONV_2D":
-            x, w = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1])
-            if x.shape[0] != 1 or w.shape[1:] != x.shape[1:]:
-                return "the kernel does not cover the whole input"
-            hw, a = (x.shape[1], x.shape[2]), node.attrs
-            pads, out = nm.conv_padding(hw, hw, a["stride"], a["padding"], a["dilation"])
-            if any(pads) or out != (1, 1):
-                return "the input is padded"
+            reason = covers_input(node, graph)
+            if reason is not None:
+                return reason
         if self.form == "halfword":
-            return _layer(node, graph).halfword_reason()
+            return layer_of(node, graph).halfword_reason()
         return None
 
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
         x, w, y = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1]), graph.outs(node)[0]
         assert w.quant is not None
-        layer = _layer(node, graph)
+        layer = layer_of(node, graph)
         half = self.form == "halfword"
         bias = halfword_bias(layer) if half else wrap32(layer.bias)
         per_tensor = w.quant.scale.size == 1

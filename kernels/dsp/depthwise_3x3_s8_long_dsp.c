@@ -1,0 +1,12 @@
+/* Depthwise 3x3, stride 1, multiplier 1, the long line for requantization (ek_dsp_line.h). */
+#include "ek_dsp_depthwise_body.h"
+
+int32_t ek_depthwise_3x3_s8_long_dsp_scratch_bytes(const ek_depthwise_params *p) {
+  return ek_dsp_depthwise_scratch_bytes(p, EK_DEPTHWISE_GROUP_BYTES);
+}
+
+void ek_depthwise_3x3_s8_long_dsp(const ek_depthwise_params *p, const int8_t *input,
+                                   const int32_t *table, int8_t *output, void *scratch) {
+  ek_dsp_depthwise(p, input, table, output, scratch, EK_DEPTHWISE_LONG_WORDS,
+                   EK_DEPTHWISE_GROUP_BYTES, ek_depthwise_rows_s8_long_dsp);
+}
