@@ -1,0 +1,122 @@
+/* Kernels for cores with Helium (MVE: Cortex-M55, M85).
+ *
+ * A multiplication of sixteen pairs and their sum is one instruction, VMLADAVA.S8, with its sum in an
+ * even core register: eight of those are eight accumulators, the odd ones hold pointers. The inner
+ * loops are assembly (naked functions: they need every register); beside each stands the same
+ * algorithm over the same packed constants in portable C, which is what runs on the host. Constants
+ * are packed by targets/mcu/variants/mve_common.py. Source: Armv8-M Architecture Reference Manual,
+ * chapters B5 and C2.4.
+ *
+ * Requantization, one of three *finishes*, exact for shifts of 1 to 31 to the right:
+ *  - plain: VQRDMULH (gemmlowp's doubling high multiplication), VRSHL, saturation. Halves of negative
+ *    values round up instead of away from zero: right where the clamp makes all of those one value
+ *    (RELU with output zero point -128);
+ *  - signed: one is taken from negative values before the rounding shift, by VQRDMLAH onto the sign;
+ *  - clamped: signed, and clamped to act_min .. act_max.
+ */
+#ifndef EK_MVE_H
+#define EK_MVE_H
+
+#include "ek_common.h"
+
+#if defined(__ARM_FEATURE_MVE) && !defined(EK_NO_ASM)
+#define EK_MVE_ASM 1
+#else
+#define EK_MVE_ASM 0
+#endif
+
+/* Output pixels in groups of four, all output channels of a group before the next group.
+ *
+ * Weights are a stream: for each four channels c .. c + 3 the pairs (c, c + 2) and (c + 1, c + 3), each
+ *   int32 bias[2][4];             each bias four times
+ *   int8 w[steps][2][16];         a step is sixteen input values; zeros beyond the last
+ *   int32 mult, -shift, mult, -shift;
+ * the second pair of the four followed by int32 out_zp and, for the clamped finish, act_min, act_max. */
+typedef struct {
+  const int8_t *x;  /* of the first group; 4-byte aligned */
+  int32_t x_step;   /* bytes from pixel to pixel; rows: from row to row */
+  int32_t x_group;  /* bytes from group to group */
+  int8_t *out;      /* 4-byte aligned */
+  int32_t out_step; /* bytes from pixel to pixel, a multiple of 4 */
+  int32_t out_group;
+  int32_t groups;
+  const void *w;
+  int32_t quads;  /* output channels / 4, rounded up: that many bytes are written */
+  int32_t blocks; /* of sixteen input values */
+} ek_mve_mac;
+
+typedef void (*ek_mve_mac_fn)(const ek_mve_mac *a);
+
+/* Each pixel is 16 * blocks contiguous bytes. short: at most 8 blocks. */
+void ek_mve_mac_short_plain(const ek_mve_mac *a);
+void ek_mve_mac_short_signed(const ek_mve_mac *a);
+void ek_mve_mac_short_clamped(const ek_mve_mac *a);
+void ek_mve_mac_long_plain(const ek_mve_mac *a);
+void ek_mve_mac_long_signed(const ek_mve_mac *a);
+void ek_mve_mac_long_clamped(const ek_mve_mac *a);
+
+/* 3x3 windows over rows of blocks: at x + (ky * blocks + block) * x_step lie the pixels of one block of
+ * sixteen channels side by side. Steps are ordered [ky][block][kx]; at stride 2 kx goes 0, 2, 1. */
+void ek_mve_rows3_s1_plain(const ek_mve_mac *a);
+void ek_mve_rows3_s1_signed(const ek_mve_mac *a);
+void ek_mve_rows3_s1_clamped(const ek_mve_mac *a);
+void ek_mve_rows3_s2_plain(const ek_mve_mac *a);
+void ek_mve_rows3_s2_signed(const ek_mve_mac *a);
+void ek_mve_rows3_s2_clamped(const ek_mve_mac *a);
+
+/* Bytes, any alignment. */
+void ek_mve_copy(void *to, const void *from, int32_t n);
+void ek_mve_fill(void *to, int32_t value, int32_t n);
+/* n pieces of bytes (1 .. 16) each; up to 16 are read. Steps in bytes. */
+void ek_mve_copy_pieces(int8_t *to, int32_t to_step, const int8_t *from, int32_t from_step,
+                        int32_t n, int32_t bytes);
+
+typedef struct {
+  int32_t in_h, in_w, in_c;
+  int32_t out_h, out_w, out_c;
+  int32_t kernel_h, kernel_w;
+  int32_t stride_h, stride_w;
+  int32_t pad_top, pad_left;
+  int32_t in_zp;
+  int32_t strip; /* 3x3: output rows a strip. im2col: pixels a chunk */
+  ek_mve_mac_fn mac;
+} ek_mve_conv_params;
+
+/* 1x1 kernels, no padding, in_c a multiple of 16 and out_c of 4. */
+void ek_conv2d_s8_pointwise_mve(const ek_mve_conv_params *p, const int8_t *input, const int32_t *w,
+                                int8_t *output, void *scratch);
+/* Any kernel without dilation. */
+void ek_conv2d_s8_im2col_mve(const ek_mve_conv_params *p, const int8_t *input, const int32_t *w,
+                             int8_t *output, void *scratch);
+/* 3x3, equal strides of 1 or 2, out_w of 4 at least, out_c a multiple of 4. */
+void ek_conv2d_s8_rows3_mve(const ek_mve_conv_params *p, const int8_t *input, const int32_t *w,
+                            int8_t *output, void *scratch);
+
+int32_t ek_conv2d_s8_pointwise_mve_scratch_bytes(const ek_mve_conv_params *p);
+int32_t ek_conv2d_s8_im2col_mve_scratch_bytes(const ek_mve_conv_params *p);
+int32_t ek_conv2d_s8_rows3_mve_scratch_bytes(const ek_mve_conv_params *p);
+
+/* Weights of eight outputs at a time: int32 bias[8] in the order 0 2 4 6 1 3 5 7, then
+ * int8 w[blocks][8][16] in the same order. */
+typedef struct {
+  int32_t mult, shift; /* shift: to the right as a negative number */
+  int32_t zp, lo, hi;  /* of the output */
+  int32_t rows, in_c, out_c;
+} ek_mve_fc_params;
+
+void ek_fully_connected_s8_mve(const ek_mve_fc_params *p, const int8_t *input, const int32_t *w,
+                               int8_t *output, void *scratch);
+int32_t ek_fully_connected_s8_mve_scratch_bytes(const ek_mve_fc_params *p);
+
+EK_INLINE int32_t ek_mve_round16(int32_t n) { return (n + 15) & ~15; }
+
+/* VQRDMULH or VQRDMLAH onto the sign, then VRSHL by -e, then the narrowing and the zero point. */
+EK_INLINE int32_t ek_mve_requant(int32_t acc, int32_t mult, int32_t shift, int32_t zp,
+                                 int is_signed) {
+  int64_t high = ek_srdhm(acc, mult);
+  if (is_signed) high += acc >> 31;
+  if (shift < 0) high = (high + ((int64_t)1 << (-shift - 1))) >> -shift;
+  return ek_clamp(ek_clamp((int32_t)high, -32768, 32767) + zp, -32768, 32767);
+}
+
+#endif

@@ -1,0 +1,105 @@
+/* Fully connected: eight outputs at a time. */
+#include "ek_mve.h"
+
+/* Offsets are those in the assembly. */
+typedef struct {
+  int32_t quant[7]; /* mult, shift, mult, shift, zp, lo, hi */
+  const int8_t *x;  /* 28 */
+  const int32_t *w; /* 32 */
+  int8_t *out;      /* 36 */
+  int32_t out_c;    /* 40 */
+  int32_t blocks;   /* 44 */
+} dense;
+
+#if EK_MVE_ASM
+#include "ek_mve_asm.h"
+
+#define W(q) "vldrw.u32 " q ",[r1],#16\n"
+/* Sixteen values of eight outputs; 68 bytes of code. */
+#define STEP                                                                            \
+  EK_LOAD("q0", "[r3],#16") W("q1") EK_MAC("r0", "q0", "q1") W("q2")                    \
+  EK_MAC("r2", "q0", "q2") W("q3") EK_MAC("r4", "q0", "q3") W("q1")                     \
+  EK_MAC("r6", "q0", "q1") W("q2") EK_MAC("r8", "q0", "q2") W("q3")                     \
+  EK_MAC("r10", "q0", "q3") W("q1") EK_MAC("r12", "q0", "q1") W("q2")                   \
+  EK_MAC("lr", "q0", "q2")
+
+#define LIMIT_PLAIN
+#define LIMIT_SIGNED
+#define LIMIT_CLAMPED "vdup.8 q1,r10\n vdup.8 q2,r12\n vmax.s8 q7,q7,q1\n vmin.s8 q7,q7,q2\n"
+#define PARAMS_PLAIN "ldm r11,{r0,r2,r4,r6,r8}\n"
+#define PARAMS_SIGNED PARAMS_PLAIN
+#define PARAMS_CLAMPED "ldm r11,{r0,r2,r4,r6,r8,r10,r12}\n"
+
+/* w r1, x r3, out r5, outputs left r7, passes left r9, arguments r11. Frame: 0 entry, 4 passes. */
+#define DENSE(finish)                                                                   \
+  __asm__ volatile(                                                                     \
+      EK_MVE_SAVE "sub sp,sp,#12\n mov r11,r0\n"                                        \
+      "ldrd r1,r5,[r11,#32]\n ldrd r7,r2,[r11,#40]\n sub r2,r2,#1\n lsr r3,r2,#2\n"     \
+      "add r3,r3,#1\n str r3,[sp,#4]\n and r2,r2,#3\n add r2,r2,#1\n mov r3,#68\n"      \
+      "mul r2,r2,r3\n adr.w r3,91f\n sub r3,r3,r2\n orr r3,r3,#1\n str r3,[sp,#0]\n"    \
+      "1:\n ldm r1!,{r0,r2,r4,r6,r8,r10,r12,lr}\n"                                      \
+      "ldr r3,[r11,#28]\n ldr r9,[sp,#4]\n ldr pc,[sp,#0]\n"                            \
+      "2:\n" STEP STEP STEP STEP "91:\n subs r9,r9,#1\n bne.w 2b\n"                     \
+      EK_MVE_TO_VECTORS PARAMS_##finish EK_MVE_SCALE_##finish("q7")                     \
+      "vqadd.s16 q7,q7,r8\n vqmovnb.s16 q7,q7\n" LIMIT_##finish                         \
+      "vctp.16 r7\n vpst\n vstrbt.16 q7,[r5],#8\n subs r7,r7,#8\n bgt.w 1b\n"           \
+      "add sp,sp,#12\n" EK_MVE_RETURN)
+
+EK_MVE_NAKED static void plain(const dense *a EK_MVE_ARG) { DENSE(PLAIN); }
+EK_MVE_NAKED static void with_sign(const dense *a EK_MVE_ARG) { DENSE(SIGNED); }
+EK_MVE_NAKED static void clamped(const dense *a EK_MVE_ARG) { DENSE(CLAMPED); }
+
+#else
+
+static void run(const dense *a, int is_signed) {
+  const int32_t *q = a->quant;
+  const int8_t *w = (const int8_t *)a->w;
+  for (int32_t o = 0; o < a->out_c; o += 8) {
+    int32_t acc[8];
+    memcpy(acc, w, 32);
+    w += 32;
+    for (int32_t k = 0; k < 16 * a->blocks; k += 16) {
+      for (int c = 0; c < 8; ++c, w += 16) {
+        int32_t sum = 0;
+        for (int i = 0; i < 16; ++i) sum += a->x[k + i] * w[i];
+        acc[c] = (int32_t)((uint32_t)acc[c] + (uint32_t)sum);
+      }
+    }
+    for (int c = 0; c < 8 && o + c < a->out_c; ++c) {
+      const int32_t y = ek_mve_requant(acc[(c >> 1) + 4 * (c & 1)], q[0], q[1], q[4], is_signed);
+      a->out[o + c] = (int8_t)ek_clamp(ek_sat_s8(y), q[5], q[6]);
+    }
+  }
+}
+static void plain(const dense *a) { run(a, 0); }
+static void with_sign(const dense *a) { run(a, 1); }
+static void clamped(const dense *a) { run(a, 1); }
+
+#endif
+
+int32_t ek_fully_connected_s8_mve_scratch_bytes(const ek_mve_fc_params *p) {
+  return p->in_c & 15 ? ek_mve_round16(p->in_c) : 0;
+}
+
+void ek_fully_connected_s8_mve(const ek_mve_fc_params *p, const int8_t *input, const int32_t *w,
+                               int8_t *output, void *scratch) {
+  dense a = {.quant = {p->mult, p->shift, p->mult, p->shift, p->zp, p->lo, p->hi}, .w = w};
+  a.out_c = p->out_c;
+  a.blocks = (p->in_c + 15) >> 4;
+  for (int32_t row = 0; row < p->rows; ++row) {
+    a.x = input + row * p->in_c;
+    a.out = output + row * p->out_c;
+    if (p->in_c & 15) {
+      ek_mve_copy(scratch, a.x, p->in_c);
+      a.x = scratch;
+    }
+    const int natural = p->lo == -128 && p->hi == 127;
+    if (natural && p->zp == -128) {
+      plain(&a);
+    } else if (natural) {
+      with_sign(&a);
+    } else {
+      clamped(&a);
+    }
+  }
+}

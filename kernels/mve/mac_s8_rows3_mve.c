@@ -1,0 +1,91 @@
+/* Four pixels by two channels, 3x3 windows over rows of blocks (ek_mve.h). */
+#include "ek_mve.h"
+
+#if EK_MVE_ASM
+#include "ek_mve_asm.h"
+
+/* One tap of four pixels; l*: loads that stand between. */
+#define TAP(x0, x1, x2, x3, l0, l1, l2, l3)                                             \
+  l0 EK_NEXT("q4") EK_MAC("r0", x0, "q4") EK_NEXT("q5") EK_MAC("r8", x0, "q5")          \
+  l1 EK_MAC("r2", x1, "q4") EK_MAC("r10", x1, "q5")                                     \
+  l2 EK_MAC("r4", x2, "q4") EK_MAC("r12", x2, "q5")                                     \
+  l3 EK_MAC("r6", x3, "q4") EK_MAC("lr", x3, "q5")
+#define X(q, o) EK_LOAD(q, "[r1,#" o "]")
+
+/* Pixels 0 .. 5 of a row, 16 bytes each. */
+#define ROW_S1                                                                          \
+  TAP("q0", "q1", "q2", "q3", X("q0", "0"), X("q1", "16"), X("q2", "32"), X("q3", "48")) \
+  TAP("q1", "q2", "q3", "q0", , X("q0", "64"), , )                                      \
+  TAP("q2", "q3", "q0", "q1", , X("q1", "80"), , )
+/* Pixels 0 .. 8: taps 0, 2, 1. */
+#define ROW_S2                                                                          \
+  TAP("q0", "q1", "q2", "q3", X("q0", "0"), X("q1", "32"), X("q2", "64"), X("q3", "96")) \
+  TAP("q1", "q2", "q3", "q0", , X("q0", "128"), , )                                     \
+  TAP("q0", "q1", "q2", "q3", X("q0", "16"), X("q1", "48"), X("q2", "80"), X("q3", "112"))
+
+/* x in r1, row step in r3, blocks left in r5, the group's x in r7, quads left in r11. Frame: 0 blocks,
+ * 4 a, 8 groups left, 12 next x, 16 next out. */
+#define WINDOW(row)                                                                     \
+  "mov r1,r7\n ldr r5,[sp,#0]\n" EK_MVE_BIAS                                            \
+  "3:\n" row "add r1,r1,r3\n" row "add r1,r1,r3\n" row "add r1,r1,r3\n"                 \
+  "subs r5,r5,#1\n bne.w 3b\n"
+
+#define ROWS(row, finish)                                                               \
+  __asm__ volatile(                                                                     \
+      EK_MVE_SAVE "sub sp,sp,#20\n"                                                     \
+      "str r0,[sp,#4]\n ldr r3,[r0,#4]\n ldr r1,[r0,#0]\n str r1,[sp,#12]\n"            \
+      "ldr r1,[r0,#12]\n str r1,[sp,#16]\n ldr r1,[r0,#24]\n str r1,[sp,#8]\n"          \
+      "ldr r1,[r0,#36]\n str r1,[sp,#0]\n"                                              \
+      "1:\n ldr r11,[sp,#4]\n ldr r7,[sp,#12]\n ldr r0,[r11,#8]\n add r0,r0,r7\n"       \
+      "str r0,[sp,#12]\n ldr r2,[sp,#16]\n ldrd r6,r8,[r11,#16]\n add r8,r8,r2\n"       \
+      "str r8,[sp,#16]\n" EK_MVE_OUT_ADDRESSES "ldrd r9,r11,[r11,#28]\n"                \
+      "2:\n" WINDOW(row)                                                                \
+      EK_MVE_TO_VECTORS EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish("q7")                  \
+      WINDOW(row)                                                                       \
+      EK_MVE_TO_VECTORS EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish("q4")         \
+      EK_MVE_STORE_##finish                                                             \
+      "subs r11,r11,#1\n bne.w 2b\n"                                                    \
+      "ldr r0,[sp,#8]\n subs r0,r0,#1\n str r0,[sp,#8]\n bne.w 1b\n"                    \
+      "add sp,sp,#20\n" EK_MVE_RETURN)
+
+#define FUNCTIONS(finish, name)                                                         \
+  EK_MVE_NAKED void ek_mve_rows3_s1_##name(const ek_mve_mac *a EK_MVE_ARG) {            \
+    ROWS(ROW_S1, finish);                                                               \
+  }                                                                                     \
+  EK_MVE_NAKED void ek_mve_rows3_s2_##name(const ek_mve_mac *a EK_MVE_ARG) {            \
+    ROWS(ROW_S2, finish);                                                               \
+  }
+
+#else
+#include "ek_mve_portable.h"
+
+static void rows(const ek_mve_mac *a, int stride, int is_signed, int clamped) {
+  static const uint8_t order[2][3] = {{0, 1, 2}, {0, 2, 1}};
+  for (int g = 0; g < a->groups; ++g) {
+    const uint8_t *w = a->w;
+    for (int quad = 0; quad < a->quads; ++quad) {
+      int32_t acc[2][2][4], params[2][4];
+      for (int pair = 0; pair < 2; ++pair) {
+        w = ek_mve_bias(w, acc[pair]);
+        for (int row = 0; row < 3 * a->blocks; ++row) {
+          const int8_t *x = a->x + g * a->x_group + row * a->x_step;
+          for (int tap = 0; tap < 3; ++tap, w += 32) {
+            const int8_t *first = x + 16 * order[stride - 1][tap];
+            for (int px = 0; px < 4; ++px) ek_mve_step(first + 16 * stride * px, w, acc[pair], px);
+          }
+        }
+        w = ek_mve_params(w, params[pair]);
+      }
+      w = ek_mve_store(a, g, quad, w, acc, params, is_signed, clamped);
+    }
+  }
+}
+
+#define FUNCTIONS(finish, name)                                                         \
+  void ek_mve_rows3_s1_##name(const ek_mve_mac *a) { rows(a, 1, EK_MVE_##finish); }     \
+  void ek_mve_rows3_s2_##name(const ek_mve_mac *a) { rows(a, 2, EK_MVE_##finish); }
+#endif
+
+FUNCTIONS(PLAIN, plain)
+FUNCTIONS(SIGNED, signed)
+FUNCTIONS(CLAMPED, clamped)
