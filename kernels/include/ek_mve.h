@@ -108,6 +108,16 @@ void ek_fully_connected_s8_mve(const ek_mve_fc_params *p, const int8_t *input, c
                                int8_t *output, void *scratch);
 int32_t ek_fully_connected_s8_mve_scratch_bytes(const ek_mve_fc_params *p);
 
+/* out = (a * x + b * y + c) >> (16 + shift), saturated. shift: 4 or 7. The sum stays within 32 bits. */
+typedef struct {
+  int32_t count;
+  int32_t a, b, c, shift;
+} ek_mve_add_params;
+
+void ek_add_s8_linear_mve(const ek_mve_add_params *p, const int8_t *x, const int8_t *y,
+                          int8_t *out);
+int32_t ek_add_s8_linear_mve_scratch_bytes(const ek_mve_add_params *p);
+
 EK_INLINE int32_t ek_mve_round16(int32_t n) { return (n + 15) & ~15; }
 
 /* VQRDMULH or VQRDMLAH onto the sign, then VRSHL by -e, then the narrowing and the zero point. */

@@ -6,7 +6,12 @@
 #ifndef EK_MVE_ASM_H
 #define EK_MVE_ASM_H
 
-#define EK_MVE_NAKED __attribute__((naked))
+/* Compilers do not see what such a function reads: gcc must not conclude that it is nothing. */
+#ifdef __clang__
+#define EK_MVE_NAKED __attribute__((naked, noinline))
+#else
+#define EK_MVE_NAKED __attribute__((naked, noipa))
+#endif
 #define EK_MVE_ARG __attribute__((unused))
 
 #define EK_MVE_SAVE "push {r4-r11,lr}\n vpush {d8-d15}\n"
