@@ -108,10 +108,18 @@ void ek_fully_connected_s8_mve(const ek_mve_fc_params *p, const int8_t *input, c
                                int8_t *output, void *scratch);
 int32_t ek_fully_connected_s8_mve_scratch_bytes(const ek_mve_fc_params *p);
 
-/* out = (a * x + b * y + c) >> (16 + shift), saturated. shift: 4 or 7. The sum stays within 32 bits. */
+/* k: c, b, a, sixteens of elements. out may be x or y. By shift. */
+typedef void (*ek_mve_add_fn)(const int8_t *x, const int8_t *y, int8_t *out, const int32_t *k);
+void ek_mve_add_4(const int8_t *x, const int8_t *y, int8_t *out, const int32_t *k);
+void ek_mve_add_5(const int8_t *x, const int8_t *y, int8_t *out, const int32_t *k);
+void ek_mve_add_6(const int8_t *x, const int8_t *y, int8_t *out, const int32_t *k);
+void ek_mve_add_7(const int8_t *x, const int8_t *y, int8_t *out, const int32_t *k);
+
+/* out = (a * x + b * y + c) / 2^(16 + shift), halves up, saturated. The sum stays within 32 bits. */
 typedef struct {
   int32_t count;
   int32_t a, b, c, shift;
+  ek_mve_add_fn sixteens;
 } ek_mve_add_params;
 
 void ek_add_s8_linear_mve(const ek_mve_add_params *p, const int8_t *x, const int8_t *y,

@@ -16,7 +16,7 @@ from ..contract import KernelCall
 from .mve_common import initializer, reject_common
 
 _BYTES = np.arange(-128, 128, dtype=np.int64)
-_SHIFTS = (7, 4)  #: beyond 16, that the kernel has; the finest first
+_SHIFTS = (6, 7, 5, 4)  #: beyond 16, that the kernel has
 _STEPS = 200  #: of the search for a and b
 
 
@@ -24,8 +24,8 @@ _STEPS = 200  #: of the search for a and b
 def linear_form(
     x: tuple[float, int], y: tuple[float, int], out: tuple[float, int], activation: str
 ) -> tuple[int, int, int, int] | None:
-    """(a, b, c, shift) with ``(a * x + b * y + c) >> (16 + shift)``, saturated, equal to the quantized
-    addition for all pairs of bytes; None where there is none.
+    """(a, b, c, shift) with ``(a * x + b * y + c) / 2**(16 + shift)``, halves up and saturated, equal to
+    the quantized addition for all pairs of bytes; None where there is none.
 
     x, y, out: scale and zero point. For given a and b the pairs leave an interval for c, whose width is
     a concave function of (a, b): a pattern search climbs it.
@@ -56,7 +56,7 @@ def linear_form(
                 step >>= 1
         if least > most:
             continue
-        c = (least + most) // 2
+        c = (least + most) // 2 - (1 << 15) - (1 << (15 + shift))  # the kernel rounds twice
         if 128 * (abs(best[0]) + abs(best[1])) + abs(c) < 1 << 31:
             return best[0], best[1], c, shift
     return None
@@ -121,7 +121,16 @@ class MveAdd:
             sources=(f"mve/{self.name}.c",),
             header="ek_mve.h",
             params_type="ek_mve_add_params",
-            params=initializer({"count": count, "a": a, "b": b, "c": c, "shift": shift}),
+            params=initializer(
+                {
+                    "count": count,
+                    "a": a,
+                    "b": b,
+                    "c": c,
+                    "shift": shift,
+                    "sixteens": f"ek_mve_add_{shift}",
+                }
+            ),
             call=f"ek_{self.name}(&{{p}}, {{in0}}, {{in1}}, {{out0}});",
             inplace=((0, 0), (1, 0)),
         )
