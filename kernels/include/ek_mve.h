@@ -126,6 +126,61 @@ void ek_add_s8_linear_mve(const ek_mve_add_params *p, const int8_t *x, const int
                           int8_t *out);
 int32_t ek_add_s8_linear_mve_scratch_bytes(const ek_mve_add_params *p);
 
+/* Depthwise. Offsets of the first structures are those in the assembly.
+ * w, each channel: int32 bias, mult, shift & 255; then the words 0, k0, k1, k2, 0: kv is the column of
+ * taps at v, a byte for each u, the fourth 0. */
+typedef struct {
+  const int8_t *planes;  /* 0: [channel][column][4] */
+  const void *w;         /* 4 */
+  int8_t *out;           /* 8 */
+  int32_t channels;      /* 12 */
+  const void *unused;    /* 16 */
+  int32_t out_group;     /* 20: bytes of output from group to group */
+  int32_t plane;         /* 24: bytes of a plane */
+  int32_t groups;        /* 28: 256 * (groups - 1) */
+  int32_t tail_planes;   /* 32: bytes back for one more group; 0: none */
+  int32_t tail_out;      /* 36 */
+  const uint16_t *offsets; /* 40: of the eight outputs, accumulators 0 4 1 5 2 6 3 7 */
+  int32_t zp, lo, hi;    /* 44, 48, 52 */
+} ek_mve_planar;
+
+typedef struct {
+  const int8_t *from[4]; /* 0 */
+  int32_t step[4];       /* 16: bytes to the next column */
+  int8_t *to;            /* 32 */
+  int32_t plane;         /* 36 */
+  int32_t channels;      /* 40: 1 to 16 are read; sixteen planes are written */
+  int32_t n;             /* 44: columns, at least one */
+} ek_mve_columns;
+
+void ek_mve_to_planes(const ek_mve_columns *a);
+
+typedef void (*ek_mve_planar_fn)(const ek_mve_planar *a);
+/* tile: two by four outputs, stride 1. line1, line2: eight outputs along v, stride 1 or 2. */
+void ek_mve_planar_tile_plain(const ek_mve_planar *a);
+void ek_mve_planar_tile_signed(const ek_mve_planar *a);
+void ek_mve_planar_tile_clamped(const ek_mve_planar *a);
+void ek_mve_planar_line1_plain(const ek_mve_planar *a);
+void ek_mve_planar_line1_signed(const ek_mve_planar *a);
+void ek_mve_planar_line1_clamped(const ek_mve_planar *a);
+void ek_mve_planar_line2_plain(const ek_mve_planar *a);
+void ek_mve_planar_line2_signed(const ek_mve_planar *a);
+void ek_mve_planar_line2_clamped(const ek_mve_planar *a);
+
+typedef struct {
+  int32_t in_u, in_v, out_u, out_v;
+  int32_t in_su, in_sv, out_su, out_sv; /* bytes from line to line and pixel to pixel */
+  int32_t pad_u, pad_v, stride, channels;
+  int32_t in_zp, out_zp, lo, hi;
+  ek_mve_planar_fn two, one; /* two: may be NULL when it never applies; one likewise */
+} ek_mve_depthwise_params;
+
+/* Kernels up to 3x3, no dilation, multiplier 1. Stride 1: out_v of 8 at least, or 4 with out_u of 2;
+ * stride 2: out_v of 8. Output offsets within a group stay below 65,536. */
+void ek_depthwise_s8_planar_mve(const ek_mve_depthwise_params *p, const int8_t *input,
+                                const int32_t *w, int8_t *output, void *scratch);
+int32_t ek_depthwise_s8_planar_mve_scratch_bytes(const ek_mve_depthwise_params *p);
+
 EK_INLINE int32_t ek_mve_round16(int32_t n) { return (n + 15) & ~15; }
 
 /* VQRDMULH or VQRDMLAH onto the sign, then VRSHL by -e, then the narrowing and the zero point. */
