@@ -47,10 +47,31 @@ typedef struct {
 
 typedef void (*ek_mve_mac_fn)(const ek_mve_mac *a);
 
-/* Each pixel is 16 * blocks contiguous bytes. short: at most 8 blocks. */
-void ek_mve_mac_short_plain(const ek_mve_mac *a);
-void ek_mve_mac_short_signed(const ek_mve_mac *a);
-void ek_mve_mac_short_clamped(const ek_mve_mac *a);
+/* Each pixel is 16 * blocks contiguous bytes. By number of blocks, or (long) for any. */
+void ek_mve_mac_1_plain(const ek_mve_mac *a);
+void ek_mve_mac_1_signed(const ek_mve_mac *a);
+void ek_mve_mac_1_clamped(const ek_mve_mac *a);
+void ek_mve_mac_2_plain(const ek_mve_mac *a);
+void ek_mve_mac_2_signed(const ek_mve_mac *a);
+void ek_mve_mac_2_clamped(const ek_mve_mac *a);
+void ek_mve_mac_3_plain(const ek_mve_mac *a);
+void ek_mve_mac_3_signed(const ek_mve_mac *a);
+void ek_mve_mac_3_clamped(const ek_mve_mac *a);
+void ek_mve_mac_4_plain(const ek_mve_mac *a);
+void ek_mve_mac_4_signed(const ek_mve_mac *a);
+void ek_mve_mac_4_clamped(const ek_mve_mac *a);
+void ek_mve_mac_5_plain(const ek_mve_mac *a);
+void ek_mve_mac_5_signed(const ek_mve_mac *a);
+void ek_mve_mac_5_clamped(const ek_mve_mac *a);
+void ek_mve_mac_6_plain(const ek_mve_mac *a);
+void ek_mve_mac_6_signed(const ek_mve_mac *a);
+void ek_mve_mac_6_clamped(const ek_mve_mac *a);
+void ek_mve_mac_7_plain(const ek_mve_mac *a);
+void ek_mve_mac_7_signed(const ek_mve_mac *a);
+void ek_mve_mac_7_clamped(const ek_mve_mac *a);
+void ek_mve_mac_8_plain(const ek_mve_mac *a);
+void ek_mve_mac_8_signed(const ek_mve_mac *a);
+void ek_mve_mac_8_clamped(const ek_mve_mac *a);
 void ek_mve_mac_long_plain(const ek_mve_mac *a);
 void ek_mve_mac_long_signed(const ek_mve_mac *a);
 void ek_mve_mac_long_clamped(const ek_mve_mac *a);

@@ -24,35 +24,37 @@
 /* Eight accumulators: r0 r2 r4 r6 are pixels 0 to 3 of the first channel, r8 r10 r12 lr of the second. */
 #define EK_MVE_BIAS "ldm r9!,{r0,r2,r4,r6,r8,r10,r12,lr}\n"
 
-/* VMOV of two registers takes the lower lane's register first.
- * The accumulators as q0 (first channel) and q1 (second). */
-#define EK_MVE_TO_VECTORS                                                     \
-  "vmov q0[2],q0[0],r0,r4\n vmov q0[3],q0[1],r2,r6\n"                         \
-  "vmov q1[2],q1[0],r8,r12\n vmov q1[3],q1[1],r10,lr\n"
+/* The accumulators become vectors while the last multiplications run: x0 .. x3 with the second channel's
+ * weights in q5. First channel to q4, second to x0. (VMOV takes the lower lane's register first.) */
+#define EK_MVE_LAST_MACS(x0, x1, x2, x3)                                                \
+  EK_MAC("r8", x0, "q5") "vmov q4[2],q4[0],r0,r4\n"                                     \
+  EK_MAC("r10", x1, "q5") "vmov q4[3],q4[1],r2,r6\n"                                    \
+  EK_MAC("r12", x2, "q5") "vmov " x0 "[2]," x0 "[0],r8,r12\n"                           \
+  EK_MAC("lr", x3, "q5") "vmov " x0 "[3]," x0 "[1],r10,lr\n"
 
-/* q0 by r0 and 2^r2, q1 by r4 and 2^r6, to the halfwords of to: q0's below, q1's above. */
-#define EK_MVE_SCALE_PLAIN(to)                                                \
-  "vqrdmulh.s32 q0,q0,r0\n vqrdmulh.s32 q1,q1,r4\n"                           \
-  "vrshl.s32 q0,r2\n vrshl.s32 q1,r6\n"                                       \
-  "vqmovnb.s32 " to ",q0\n vqmovnt.s32 " to ",q1\n"
-#define EK_MVE_SCALE_SIGNED(to)                                               \
-  "vshr.s32 q2,q0,#31\n vqrdmlah.s32 q2,q0,r0\n"                              \
-  "vshr.s32 q3,q1,#31\n vqrdmlah.s32 q3,q1,r4\n"                              \
-  "vrshl.s32 q2,r2\n vrshl.s32 q3,r6\n"                                       \
-  "vqmovnb.s32 " to ",q2\n vqmovnt.s32 " to ",q3\n"
-#define EK_MVE_SCALE_CLAMPED(to) EK_MVE_SCALE_SIGNED(to)
+/* q4 by r0 and 2^r2, b by r4 and 2^r6, to the halfwords of to: q4's below, b's above. Uses q5. */
+#define EK_MVE_SCALE_PLAIN(b, to)                                                       \
+  "vqrdmulh.s32 q4,q4,r0\n vqrdmulh.s32 " b "," b ",r4\n"                               \
+  "vrshl.s32 q4,r2\n vrshl.s32 " b ",r6\n"                                              \
+  "vqmovunb.s32 " to ",q4\n vqmovunt.s32 " to "," b "\n"
+#define EK_MVE_SCALE_SIGNED(b, to)                                                      \
+  "vshr.s32 q5,q4,#31\n vqrdmlah.s32 q5,q4,r0\n"                                        \
+  "vshr.s32 q4," b ",#31\n vqrdmlah.s32 q4," b ",r4\n"                                  \
+  "vrshl.s32 q5,r2\n vrshl.s32 q4,r6\n"                                                 \
+  "vqmovnb.s32 " to ",q5\n vqmovnt.s32 " to ",q4\n"
+#define EK_MVE_SCALE_CLAMPED(b, to) EK_MVE_SCALE_SIGNED(b, to)
 
-/* q7 has channels (0, 2), q4 channels (1, 3): a word of q0 is the four bytes of a pixel, stored
- * through the addresses in q6. */
-#define EK_MVE_STORE_PLAIN                                                    \
-  "vqadd.s16 q7,q7,r8\n vqadd.s16 q4,q4,r8\n"                                 \
-  "vqmovnb.s16 q0,q7\n vqmovnt.s16 q0,q4\n"                                   \
-  "vstrw.32 q0,[q6,#4]!\n"
-#define EK_MVE_STORE_SIGNED EK_MVE_STORE_PLAIN
-#define EK_MVE_STORE_CLAMPED                                                  \
-  "vqadd.s16 q7,q7,r8\n vqadd.s16 q4,q4,r8\n"                                 \
-  "vqmovnb.s16 q0,q7\n vqmovnt.s16 q0,q4\n"                                   \
-  "vdup.8 q1,r10\n vdup.8 q2,r12\n vmax.s8 q0,q0,q1\n vmin.s8 q0,q0,q2\n"     \
+/* q7 has channels (0, 2), q1 channels (1, 3): a word of q0 is the four bytes of a pixel, stored
+ * through the addresses in q6. plain: unsigned until the zero point, -128, is added modulo 256. */
+#define EK_MVE_STORE_PLAIN                                                              \
+  "vqmovnb.u16 q0,q7\n vqmovnt.u16 q0,q1\n vadd.i8 q0,q0,r8\n vstrw.32 q0,[q6,#4]!\n"
+#define EK_MVE_STORE_SIGNED                                                             \
+  "vqadd.s16 q7,q7,r8\n vqadd.s16 q1,q1,r8\n"                                           \
+  "vqmovnb.s16 q0,q7\n vqmovnt.s16 q0,q1\n vstrw.32 q0,[q6,#4]!\n"
+#define EK_MVE_STORE_CLAMPED                                                            \
+  "vqadd.s16 q7,q7,r8\n vqadd.s16 q1,q1,r8\n"                                           \
+  "vqmovnb.s16 q0,q7\n vqmovnt.s16 q0,q1\n"                                             \
+  "vdup.8 q2,r10\n vdup.8 q3,r12\n vmax.s8 q0,q0,q2\n vmin.s8 q0,q0,q3\n"               \
   "vstrw.32 q0,[q6,#4]!\n"
 
 #define EK_MVE_PAIR_PARAMS "ldm r9!,{r0,r2,r4,r6}\n"

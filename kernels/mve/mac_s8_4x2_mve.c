@@ -4,28 +4,36 @@
 #if EK_MVE_ASM
 #include "ek_mve_asm.h"
 
-/* Sixteen values of four pixels (q0 .. q3) and two channels (q4, q5); 56 bytes of code. */
+/* Sixteen values of four pixels (q0 .. q3) and two channels (q4, already loaded, and q5); 56 bytes of
+ * code. It loads q4 for the next step. */
 #define STEP(x0, x1, x2, x3)                                                            \
-  EK_LOAD("q0", x0) EK_NEXT("q4") EK_MAC("r0", "q0", "q4") EK_NEXT("q5")                \
-  EK_MAC("r8", "q0", "q5") EK_LOAD("q1", x1) EK_MAC("r2", "q1", "q4")                   \
-  EK_MAC("r10", "q1", "q5") EK_LOAD("q2", x2) EK_MAC("r4", "q2", "q4")                  \
-  EK_MAC("r12", "q2", "q5") EK_LOAD("q3", x3) EK_MAC("r6", "q3", "q4")                  \
-  EK_MAC("lr", "q3", "q5")
-#define STEP_AT(o) STEP("[r1,#" o "]", "[r3,#" o "]", "[r5,#" o "]", "[r7,#" o "]")
-#define STEP_ON STEP("[r1],#16", "[r3],#16", "[r5],#16", "[r7],#16")
+  EK_LOAD("q0", x0) EK_MAC("r0", "q0", "q4") EK_LOAD("q1", x1) EK_MAC("r2", "q1", "q4") \
+  EK_LOAD("q2", x2) EK_MAC("r4", "q2", "q4") EK_LOAD("q3", x3) EK_MAC("r6", "q3", "q4") \
+  EK_NEXT("q5") EK_MAC("r8", "q0", "q5") EK_NEXT("q4") EK_MAC("r10", "q1", "q5")        \
+  EK_MAC("r12", "q2", "q5") EK_MAC("lr", "q3", "q5")
+#define AT(o) STEP("[r1,#" #o "]", "[r3,#" #o "]", "[r5,#" #o "]", "[r7,#" #o "]")
+#define ON STEP("[r1],#16", "[r3],#16", "[r5],#16", "[r7],#16")
+/* The last step, with the way to vectors. */
+#define LAST(o)                                                                         \
+  EK_LOAD("q0", "[r1,#" #o "]") EK_MAC("r0", "q0", "q4") EK_LOAD("q1", "[r3,#" #o "]")  \
+  EK_MAC("r2", "q1", "q4") EK_LOAD("q2", "[r5,#" #o "]") EK_MAC("r4", "q2", "q4")       \
+  EK_LOAD("q3", "[r7,#" #o "]") EK_MAC("r6", "q3", "q4") EK_NEXT("q5")                  \
+  EK_MVE_LAST_MACS("q0", "q1", "q2", "q3")
 
-/* Ends at the label; entered so many steps before it as there are blocks. */
-#define CHAIN(end)                                                                      \
-  STEP_AT("0") STEP_AT("16") STEP_AT("32") STEP_AT("48")                                \
-  STEP_AT("64") STEP_AT("80") STEP_AT("96") STEP_AT("112") end ":\n"
+#define STEPS1 LAST(0)
+#define STEPS2 AT(0) LAST(16)
+#define STEPS3 AT(0) AT(16) LAST(32)
+#define STEPS4 AT(0) AT(16) AT(32) LAST(48)
+#define STEPS5 AT(0) AT(16) AT(32) AT(48) LAST(64)
+#define STEPS6 AT(0) AT(16) AT(32) AT(48) AT(64) LAST(80)
+#define STEPS7 AT(0) AT(16) AT(32) AT(48) AT(64) AT(80) LAST(96)
+#define STEPS8 AT(0) AT(16) AT(32) AT(48) AT(64) AT(80) AT(96) LAST(112)
 
-/* Frame: 0 and 20 entries of the two chains, 4 a, 8 groups left, 12 x, 16 out; long also
- * 24 passes of the loop, 28 quads left, 32 bytes of a pixel. r0 is a, r1 the steps to enter with. */
+/* Frame: 4 a, 8 groups left, 12 x, 16 out; long also 0 and 20 entries of the two chains, 24 passes of
+ * the loop, 28 quads left, 32 bytes of a pixel. */
 #define ENTER                                                                           \
-  "mov r2,#56\n mul r1,r1,r2\n str r0,[sp,#4]\n"                                        \
-  "adr.w r2,91f\n sub r2,r2,r1\n orr r2,r2,#1\n str r2,[sp,#0]\n"                       \
-  "adr.w r2,92f\n sub r2,r2,r1\n orr r2,r2,#1\n str r2,[sp,#20]\n"                      \
-  "ldr r1,[r0,#24]\n str r1,[sp,#8]\n ldr r1,[r0,#12]\n str r1,[sp,#16]\n"
+  "str r0,[sp,#4]\n ldr r2,[r0,#0]\n str r2,[sp,#12]\n ldr r2,[r0,#24]\n"               \
+  "str r2,[sp,#8]\n ldr r2,[r0,#12]\n str r2,[sp,#16]\n"
 
 /* Pointers of the next group: pixels to r1 r3 r5 r7, weights to r9, quads to r11. */
 #define GROUP                                                                           \
@@ -35,43 +43,44 @@
   EK_MVE_OUT_ADDRESSES "ldrd r9,r11,[r11,#28]\n"
 #define NEXT_GROUP "ldr r0,[sp,#8]\n subs r0,r0,#1\n str r0,[sp,#8]\n bne.w 1b\n"
 
-#define SHORT(finish)                                                                   \
+#define SHORT(steps, finish)                                                            \
   __asm__ volatile(                                                                     \
-      EK_MVE_SAVE "sub sp,sp,#28\n"                                                     \
-      "ldr r1,[r0,#36]\n rsb r2,r1,#8\n lsl r2,r2,#4\n ldr r3,[r0,#0]\n"                \
-      "sub r3,r3,r2\n str r3,[sp,#12]\n" ENTER                                          \
-      "1:\n" GROUP                                                                      \
-      "2:\n" EK_MVE_BIAS "ldr pc,[sp,#0]\n" CHAIN("91")                                 \
-      EK_MVE_TO_VECTORS EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish("q7")                  \
-      EK_MVE_BIAS "ldr pc,[sp,#20]\n" CHAIN("92")                                       \
-      EK_MVE_TO_VECTORS EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish("q4")         \
+      EK_MVE_SAVE "sub sp,sp,#20\n" ENTER "1:\n" GROUP                                  \
+      "2:\n" EK_MVE_BIAS EK_NEXT("q4") steps                                            \
+      EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish("q0", "q7")                              \
+      EK_MVE_BIAS EK_NEXT("q4") steps                                                   \
+      EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish("q0", "q1")                     \
       EK_MVE_STORE_##finish                                                             \
-      "subs r11,r11,#1\n bne.w 2b\n" NEXT_GROUP                                         \
-      "add sp,sp,#28\n" EK_MVE_RETURN)
+      "subs r11,r11,#1\n bne.w 2b\n" NEXT_GROUP "add sp,sp,#20\n" EK_MVE_RETURN)
 
-#define BACK "ldr r11,[sp,#32]\n sub r1,r1,r11\n sub r3,r3,r11\n sub r5,r5,r11\n sub r7,r7,r11\n"
+/* The loop runs four steps a pass and is entered in the middle; it has loaded q4 once too often. */
 #define LOOP(end)                                                                       \
-  "3:\n" STEP_ON STEP_ON STEP_ON STEP_ON end ":\n subs r11,r11,#1\n bne.w 3b\n"
+  EK_MVE_BIAS EK_NEXT("q4") "ldr r11,[sp,#24]\n ldr pc,[sp,#" end "]\n"                 \
+  "3:\n" ON ON ON ON "9" end ":\n subs r11,r11,#1\n bne.w 3b\n"                         \
+  "vmov q4[2],q4[0],r0,r4\n vmov q4[3],q4[1],r2,r6\n"                                   \
+  "vmov q0[2],q0[0],r8,r12\n vmov q0[3],q0[1],r10,lr\n sub r9,r9,#16\n"
+#define BACK "ldr r11,[sp,#32]\n sub r1,r1,r11\n sub r3,r3,r11\n sub r5,r5,r11\n sub r7,r7,r11\n"
 
 #define LONG(finish)                                                                    \
   __asm__ volatile(                                                                     \
-      EK_MVE_SAVE "sub sp,sp,#36\n"                                                     \
-      "ldr r1,[r0,#36]\n lsl r2,r1,#4\n str r2,[sp,#32]\n ldr r3,[r0,#0]\n"             \
-      "str r3,[sp,#12]\n sub r1,r1,#1\n lsr r2,r1,#2\n add r2,r2,#1\n str r2,[sp,#24]\n" \
-      "and r1,r1,#3\n add r1,r1,#1\n" ENTER                                             \
+      EK_MVE_SAVE "sub sp,sp,#36\n" ENTER                                               \
+      "ldr r1,[r0,#36]\n lsl r2,r1,#4\n str r2,[sp,#32]\n"                              \
+      "sub r1,r1,#1\n lsr r2,r1,#2\n add r2,r2,#1\n str r2,[sp,#24]\n"                  \
+      "and r1,r1,#3\n add r1,r1,#1\n mov r2,#56\n mul r1,r1,r2\n"                       \
+      "adr.w r2,90f\n sub r2,r2,r1\n orr r2,r2,#1\n str r2,[sp,#0]\n"                   \
+      "adr.w r2,920f\n sub r2,r2,r1\n orr r2,r2,#1\n str r2,[sp,#20]\n"                 \
       "1:\n" GROUP "str r11,[sp,#28]\n"                                                 \
-      "2:\n" EK_MVE_BIAS "ldr r11,[sp,#24]\n ldr pc,[sp,#0]\n" LOOP("91")               \
-      EK_MVE_TO_VECTORS EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish("q7") BACK             \
-      EK_MVE_BIAS "ldr r11,[sp,#24]\n ldr pc,[sp,#20]\n" LOOP("92")                     \
-      EK_MVE_TO_VECTORS EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish("q4")         \
+      "2:\n" LOOP("0") EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish("q0", "q7") BACK        \
+      LOOP("20") EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish("q0", "q1")          \
       EK_MVE_STORE_##finish BACK                                                        \
       "ldr r0,[sp,#28]\n subs r0,r0,#1\n str r0,[sp,#28]\n bne.w 2b\n" NEXT_GROUP       \
       "add sp,sp,#36\n" EK_MVE_RETURN)
 
-#define FUNCTIONS(finish, name)                                                         \
-  EK_MVE_NAKED void ek_mve_mac_short_##name(const ek_mve_mac *a EK_MVE_ARG) {           \
-    SHORT(finish);                                                                      \
-  }                                                                                     \
+#define EXACT(n, finish, name)                                                          \
+  EK_MVE_NAKED void ek_mve_mac_##n##_##name(const ek_mve_mac *a EK_MVE_ARG) {           \
+    SHORT(STEPS##n, finish);                                                            \
+  }
+#define ANY(finish, name)                                                               \
   EK_MVE_NAKED void ek_mve_mac_long_##name(const ek_mve_mac *a EK_MVE_ARG) {            \
     LONG(finish);                                                                       \
   }
@@ -99,10 +108,22 @@ static void mac(const ek_mve_mac *a, int is_signed, int clamped) {
   }
 }
 
-#define FUNCTIONS(finish, name)                                                         \
-  void ek_mve_mac_short_##name(const ek_mve_mac *a) { mac(a, EK_MVE_##finish); }        \
+#define EXACT(n, finish, name)                                                          \
+  void ek_mve_mac_##n##_##name(const ek_mve_mac *a) { mac(a, EK_MVE_##finish); }
+#define ANY(finish, name)                                                               \
   void ek_mve_mac_long_##name(const ek_mve_mac *a) { mac(a, EK_MVE_##finish); }
 #endif
+
+#define FUNCTIONS(finish, name)                                                         \
+  EXACT(1, finish, name)                                                                \
+  EXACT(2, finish, name)                                                                \
+  EXACT(3, finish, name)                                                                \
+  EXACT(4, finish, name)                                                                \
+  EXACT(5, finish, name)                                                                \
+  EXACT(6, finish, name)                                                                \
+  EXACT(7, finish, name)                                                                \
+  EXACT(8, finish, name)                                                                \
+  ANY(finish, name)
 
 FUNCTIONS(PLAIN, plain)
 FUNCTIONS(SIGNED, signed)

@@ -4,33 +4,52 @@
 #if EK_MVE_ASM
 #include "ek_mve_asm.h"
 
-/* One tap of four pixels; l*: loads that stand between. */
-#define TAP(x0, x1, x2, x3, l0, l1, l2, l3)                                             \
-  l0 EK_NEXT("q4") EK_MAC("r0", x0, "q4") EK_NEXT("q5") EK_MAC("r8", x0, "q5")          \
-  l1 EK_MAC("r2", x1, "q4") EK_MAC("r10", x1, "q5")                                     \
-  l2 EK_MAC("r4", x2, "q4") EK_MAC("r12", x2, "q5")                                     \
-  l3 EK_MAC("r6", x3, "q4") EK_MAC("lr", x3, "q5")
-#define X(q, o) EK_LOAD(q, "[r1,#" o "]")
+#define X(q, o) EK_LOAD(q, "[r1,#" #o "]")
+#define NEXT_ROW "add r1,r1,r3\n"
 
-/* Pixels 0 .. 5 of a row, 16 bytes each. */
-#define ROW_S1                                                                          \
-  TAP("q0", "q1", "q2", "q3", X("q0", "0"), X("q1", "16"), X("q2", "32"), X("q3", "48")) \
-  TAP("q1", "q2", "q3", "q0", , X("q0", "64"), , )                                      \
-  TAP("q2", "q3", "q0", "q1", , X("q1", "80"), , )
-/* Pixels 0 .. 8: taps 0, 2, 1. */
-#define ROW_S2                                                                          \
-  TAP("q0", "q1", "q2", "q3", X("q0", "0"), X("q1", "32"), X("q2", "64"), X("q3", "96")) \
-  TAP("q1", "q2", "q3", "q0", , X("q0", "128"), , )                                     \
-  TAP("q0", "q1", "q2", "q3", X("q0", "16"), X("q1", "48"), X("q2", "80"), X("q3", "112"))
+/* Half a tap: the first channel's weights in q4, the second's in q5; l*: loads that stand between. */
+#define FIRST(x0, x1, x2, x3, l0, l1, l2)                                               \
+  EK_MAC("r0", x0, "q4") l0 EK_MAC("r2", x1, "q4") l1 EK_MAC("r4", x2, "q4") l2         \
+  EK_MAC("r6", x3, "q4")
+#define SECOND(x0, x1, x2, x3, l1, l2, l3)                                              \
+  EK_MAC("r8", x0, "q5") l1 EK_MAC("r10", x1, "q5") l2 EK_MAC("r12", x2, "q5") l3       \
+  EK_MAC("lr", x3, "q5")
+
+/* A row; pixel 0 is already in a, the weights in q4. Stride 1: pixels 0 .. 5; the last tap has its
+ * pixels in c d a b. */
+#define ROW_S1(a, b, c, d)                                                              \
+  FIRST(a, b, c, d, X(b, 16), X(c, 32), X(d, 48)) EK_NEXT("q5")                         \
+  SECOND(a, b, c, d, EK_NEXT("q4"), X(a, 64), )                                         \
+  FIRST(b, c, d, a, EK_NEXT("q5"), , ) SECOND(b, c, d, a, EK_NEXT("q4"), X(b, 80), )    \
+  FIRST(c, d, a, b, EK_NEXT("q5"), , ) NEXT_ROW
+/* Stride 2: pixels 0 .. 8, taps 0, 2, 1; the last has its pixels in b c d a. */
+#define ROW_S2(a, b, c, d)                                                              \
+  FIRST(a, b, c, d, X(b, 32), X(c, 64), X(d, 96)) EK_NEXT("q5")                         \
+  SECOND(a, b, c, d, EK_NEXT("q4"), X(a, 128), )                                        \
+  FIRST(b, c, d, a, EK_NEXT("q5"), , ) SECOND(b, c, d, a, EK_NEXT("q4"), X(b, 16), X(c, 48)) \
+  FIRST(b, c, d, a, X(d, 80), EK_NEXT("q5"), X(a, 112)) NEXT_ROW
+
+/* The end of a row, before another one; of the last row of a block; of all. */
+#define ROWS_S1(last)                                                                   \
+  ROW_S1("q0", "q1", "q2", "q3") SECOND("q2", "q3", "q0", "q1", EK_NEXT("q4"), X("q2", 0), ) \
+  ROW_S1("q2", "q3", "q0", "q1") SECOND("q0", "q1", "q2", "q3", EK_NEXT("q4"), X("q0", 0), ) \
+  ROW_S1("q0", "q1", "q2", "q3") last("q2", "q3", "q0", "q1")
+#define ROWS_S2(last)                                                                   \
+  ROW_S2("q0", "q1", "q2", "q3") SECOND("q1", "q2", "q3", "q0", EK_NEXT("q4"), X("q1", 0), ) \
+  ROW_S2("q1", "q2", "q3", "q0") SECOND("q2", "q3", "q0", "q1", EK_NEXT("q4"), X("q2", 0), ) \
+  ROW_S2("q2", "q3", "q0", "q1") last("q3", "q0", "q1", "q2")
+#define BLOCK_END(x0, x1, x2, x3)                                                       \
+  "subs r5,r5,#1\n beq.w 4f\n" SECOND(x0, x1, x2, x3, , , ) "b.w 3b\n"                  \
+  "4:\n" EK_MVE_LAST_MACS(x0, x1, x2, x3)
 
 /* x in r1, row step in r3, blocks left in r5, the group's x in r7, quads left in r11. Frame: 0 blocks,
  * 4 a, 8 groups left, 12 next x, 16 next out. */
-#define WINDOW(row)                                                                     \
+#define WINDOW(rows)                                                                    \
   "mov r1,r7\n ldr r5,[sp,#0]\n" EK_MVE_BIAS                                            \
-  "3:\n" row "add r1,r1,r3\n" row "add r1,r1,r3\n" row "add r1,r1,r3\n"                 \
-  "subs r5,r5,#1\n bne.w 3b\n"
+  "3:\n" EK_NEXT("q4") X("q0", 0) rows(BLOCK_END)
 
-#define ROWS(row, finish)                                                               \
+/* second: where the last row leaves the second channel. */
+#define ROWS(rows, second, finish)                                                      \
   __asm__ volatile(                                                                     \
       EK_MVE_SAVE "sub sp,sp,#20\n"                                                     \
       "str r0,[sp,#4]\n ldr r3,[r0,#4]\n ldr r1,[r0,#0]\n str r1,[sp,#12]\n"            \
@@ -39,10 +58,8 @@
       "1:\n ldr r11,[sp,#4]\n ldr r7,[sp,#12]\n ldr r0,[r11,#8]\n add r0,r0,r7\n"       \
       "str r0,[sp,#12]\n ldr r2,[sp,#16]\n ldrd r6,r8,[r11,#16]\n add r8,r8,r2\n"       \
       "str r8,[sp,#16]\n" EK_MVE_OUT_ADDRESSES "ldrd r9,r11,[r11,#28]\n"                \
-      "2:\n" WINDOW(row)                                                                \
-      EK_MVE_TO_VECTORS EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish("q7")                  \
-      WINDOW(row)                                                                       \
-      EK_MVE_TO_VECTORS EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish("q4")         \
+      "2:\n" WINDOW(rows) EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish(second, "q7")        \
+      WINDOW(rows) EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish(second, "q1")      \
       EK_MVE_STORE_##finish                                                             \
       "subs r11,r11,#1\n bne.w 2b\n"                                                    \
       "ldr r0,[sp,#8]\n subs r0,r0,#1\n str r0,[sp,#8]\n bne.w 1b\n"                    \
@@ -50,10 +67,10 @@
 
 #define FUNCTIONS(finish, name)                                                         \
   EK_MVE_NAKED void ek_mve_rows3_s1_##name(const ek_mve_mac *a EK_MVE_ARG) {            \
-    ROWS(ROW_S1, finish);                                                               \
+    ROWS(ROWS_S1, "q2", finish);                                                               \
   }                                                                                     \
   EK_MVE_NAKED void ek_mve_rows3_s2_##name(const ek_mve_mac *a EK_MVE_ARG) {            \
-    ROWS(ROW_S2, finish);                                                               \
+    ROWS(ROWS_S2, "q3", finish);                                                               \
   }
 
 #else

@@ -108,7 +108,7 @@ def _call(
 
 
 def _mac(blocks: int) -> str:
-    return "mac_short" if blocks <= _SHORT_BLOCKS else "mac_long"
+    return f"mac_{blocks}" if blocks <= _SHORT_BLOCKS else "mac_long"
 
 
 @dataclass(frozen=True)
