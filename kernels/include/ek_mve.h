@@ -18,6 +18,7 @@
 #define EK_MVE_H
 
 #include "ek_common.h"
+#include "ek_pool.h"
 
 #if defined(__ARM_FEATURE_MVE) && !defined(EK_NO_ASM)
 #define EK_MVE_ASM 1
@@ -92,6 +93,11 @@ void ek_mve_fill(void *to, int32_t value, int32_t n);
 void ek_mve_copy_pieces(int8_t *to, int32_t to_step, const int8_t *from, int32_t from_step,
                         int32_t n, int32_t bytes);
 
+/* n columns of blocks * 16 bytes (1 to 4 blocks), each gathered from `from` at the offsets. */
+#define EK_MVE_GATHER 64
+void ek_mve_gather_columns(int8_t *to, const int8_t *from, int32_t n, int32_t step,
+                           const uint8_t *offsets, int32_t blocks);
+
 typedef struct {
   int32_t in_h, in_w, in_c;
   int32_t out_h, out_w, out_c;
@@ -99,7 +105,7 @@ typedef struct {
   int32_t stride_h, stride_w;
   int32_t pad_top, pad_left;
   int32_t in_zp;
-  int32_t strip; /* 3x3: output rows a strip. im2col: pixels a chunk */
+  int32_t strip; /* output rows at a time */
   ek_mve_mac_fn mac;
 } ek_mve_conv_params;
 
@@ -201,6 +207,18 @@ typedef struct {
 void ek_depthwise_s8_planar_mve(const ek_mve_depthwise_params *p, const int8_t *input,
                                 const int32_t *w, int8_t *output, void *scratch);
 int32_t ek_depthwise_s8_planar_mve_scratch_bytes(const ek_mve_depthwise_params *p);
+
+/* Sums of a window, sixteen channels at a time or, below that, up to eight. */
+typedef struct {
+  const int8_t *x;
+  int32_t step, row; /* bytes from pixel to pixel and from row to row */
+  int32_t rows, cols;
+  int32_t channels; /* left */
+} ek_mve_window;
+
+void ek_mve_pool_sums(const ek_mve_window *a, int16_t *sums);
+void ek_average_pool_s8_mve(const ek_pool_params *p, const int8_t *input, int8_t *output);
+int32_t ek_average_pool_s8_mve_scratch_bytes(const ek_pool_params *p);
 
 EK_INLINE int32_t ek_mve_round16(int32_t n) { return (n + 15) & ~15; }
 

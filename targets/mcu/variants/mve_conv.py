@@ -28,6 +28,7 @@ from .mve_common import (
 _FIELDS = ("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w")
 _STRIP_ROWS = 8  #: output rows for which input rows are made at a time
 _SHORT_BLOCKS = 8
+_COLUMN_BYTES = 8192  #: columns of several output rows are made up to this size
 
 
 @dataclass(frozen=True)
@@ -189,13 +190,15 @@ class MveIm2col:
         f = layer.fields
         o, kh, kw, c = layer.w.shape
         steps = blocks_of(layer.linear.w)
+        column = LANES * len(steps)
         strip = min(f["out_h"], 4 // math.gcd(4, f["out_w"]))
-        while strip * f["out_w"] < 8 and 2 * strip <= f["out_h"]:
+        while 2 * strip * f["out_w"] * column <= _COLUMN_BYTES and strip < f["out_h"]:
             strip *= 2
+        strip = min(strip, f["out_h"])
         aside = round_up(o, 4) if o % 4 else 0
         row = ((f["out_w"] - 1) * f["stride_w"] + kw) * c
-        scratch = strip * f["out_w"] * (LANES * len(steps) + aside)
-        scratch += round_up(kh * row + LANES, LANES)
+        rows = (strip - 1) * f["stride_h"] + kh
+        scratch = strip * f["out_w"] * (column + aside) + round_up(rows * row + LANES, LANES)
         return _call(self.name, layer, _mac(len(steps)), steps, strip, scratch)
 
 
