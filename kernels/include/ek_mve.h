@@ -153,22 +153,33 @@ void ek_add_s8_linear_mve(const ek_mve_add_params *p, const int8_t *x, const int
                           int8_t *out);
 int32_t ek_add_s8_linear_mve_scratch_bytes(const ek_mve_add_params *p);
 
+/* After pairs of groups: nothing; a group; a group that overlaps; half of one; a group and either. */
+enum {
+  EK_MVE_NONE = 0,
+  EK_MVE_ONE = 1,
+  EK_MVE_BACK = 2,
+  EK_MVE_HALF = 3,
+  EK_MVE_ONE_BACK = 4,
+  EK_MVE_ONE_HALF = 5
+};
+
 /* Depthwise. Offsets of the first structures are those in the assembly.
  * w, each channel: int32 bias, mult, shift & 255; then the words 0, k0, k1, k2, 0: kv is the column of
  * taps at v, a byte for each u, the fourth 0. */
 typedef struct {
-  const int8_t *planes;  /* 0: [channel][column][4] */
-  const void *w;         /* 4 */
-  int8_t *out;           /* 8 */
-  int32_t channels;      /* 12 */
-  const void *unused;    /* 16 */
-  int32_t out_group;     /* 20: bytes of output from group to group */
-  int32_t plane;         /* 24: bytes of a plane */
-  int32_t groups;        /* 28: 256 * (groups - 1) */
-  int32_t tail_planes;   /* 32: bytes back for one more group; 0: none */
-  int32_t tail_out;      /* 36 */
-  const uint16_t *offsets; /* 40: of the eight outputs, accumulators 0 4 1 5 2 6 3 7 */
-  int32_t zp, lo, hi;    /* 44, 48, 52 */
+  const int8_t *planes;         /* 0: [channel][column][4] */
+  const void *w;                /* 4 */
+  int8_t *out;                  /* 8 */
+  int32_t channels;             /* 12 */
+  int32_t plane;                /* 16: bytes of a plane */
+  int32_t pairs;                /* 20: 256 * (pairs of groups - 1) */
+  int32_t back_planes;          /* 24: bytes to go back before the last group */
+  int32_t back_out;             /* 28 */
+  int32_t out_group;            /* 32: bytes of output from group to group */
+  const uint16_t *offsets;      /* 36: of a group's outputs, accumulators 0 4 1 5 2 6 3 7 */
+  const uint32_t *half_offsets; /* 40: of the first four outputs */
+  int32_t zp, lo, hi;           /* 44, 48, 52 */
+  int32_t rest;                 /* 56: what follows the pairs */
 } ek_mve_planar;
 
 typedef struct {
