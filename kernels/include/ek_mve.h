@@ -29,10 +29,13 @@
 /* Output pixels in groups of four, all output channels of a group before the next group.
  *
  * Weights are a stream: for each four channels c .. c + 3 the pairs (c, c + 2) and (c + 1, c + 3), each
+ *   int8 w[16];                   the first step of the first channel
  *   int32 bias[2][4];             each bias four times
- *   int8 w[steps][2][16];         a step is sixteen input values; zeros beyond the last
+ *   int8 w[2 * steps - 1][16];    step by step, both channels; a step is sixteen input values, zeros
+ *                                 beyond the last
  *   int32 mult, -shift, mult, -shift;
- * the second pair of the four followed by int32 out_zp and, for the clamped finish, act_min, act_max. */
+ * the second pair of the four followed by int32 out_zp and, for the clamped finish, act_min, act_max. Sixteen bytes
+ * more are read behind the end. */
 typedef struct {
   const int8_t *x;  /* of the first group; 4-byte aligned */
   int32_t x_step;   /* bytes from pixel to pixel; rows: from row to row */
@@ -126,9 +129,24 @@ int32_t ek_conv2d_s8_rows3_mve_scratch_bytes(const ek_mve_conv_params *p);
 /* Weights of eight outputs at a time: int32 bias[8] in the order 0 2 4 6 1 3 5 7, then
  * int8 w[blocks][8][16] in the same order. */
 typedef struct {
+  int32_t quant[5]; /* mult, shift, zp, lo, hi */
+  const int8_t *x;  /* 20 */
+  const int32_t *w; /* 24 */
+  int8_t *out;      /* 28 */
+  int32_t out_c;    /* 32 */
+  int32_t blocks;   /* 36 */
+} ek_mve_dense;
+
+typedef void (*ek_mve_dense_fn)(const ek_mve_dense *a);
+void ek_mve_dense_plain(const ek_mve_dense *a);
+void ek_mve_dense_signed(const ek_mve_dense *a);
+void ek_mve_dense_clamped(const ek_mve_dense *a);
+
+typedef struct {
   int32_t mult, shift; /* shift: to the right as a negative number */
   int32_t zp, lo, hi;  /* of the output */
   int32_t rows, in_c, out_c;
+  ek_mve_dense_fn dense;
 } ek_mve_fc_params;
 
 void ek_fully_connected_s8_mve(const ek_mve_fc_params *p, const int8_t *input, const int32_t *w,

@@ -32,16 +32,17 @@
   EK_MAC("r12", x2, "q5") "vmov " x0 "[2]," x0 "[0],r8,r12\n"                           \
   EK_MAC("lr", x3, "q5") "vmov " x0 "[3]," x0 "[1],r10,lr\n"
 
-/* q4 by r0 and 2^r2, b by r4 and 2^r6, to the halfwords of to: q4's below, b's above. Uses q5. */
+/* q4 by r0 and 2^r2, b by r4 and 2^r6, to the halfwords of to: q4's below, b's above. Uses q5, and
+ * loads q4 for the next pair on the way, while nothing else does. */
 #define EK_MVE_SCALE_PLAIN(b, to)                                                       \
   "vqrdmulh.s32 q4,q4,r0\n vqrdmulh.s32 " b "," b ",r4\n"                               \
   "vrshl.s32 q4,r2\n vrshl.s32 " b ",r6\n"                                              \
-  "vqmovunb.s32 " to ",q4\n vqmovunt.s32 " to "," b "\n"
+  "vqmovunb.s32 " to ",q4\n" EK_NEXT("q4") "vqmovunt.s32 " to "," b "\n"
 #define EK_MVE_SCALE_SIGNED(b, to)                                                      \
   "vshr.s32 q5,q4,#31\n vqrdmlah.s32 q5,q4,r0\n"                                        \
   "vshr.s32 q4," b ",#31\n vqrdmlah.s32 q4," b ",r4\n"                                  \
-  "vrshl.s32 q5,r2\n vrshl.s32 q4,r6\n"                                                 \
-  "vqmovnb.s32 " to ",q5\n vqmovnt.s32 " to ",q4\n"
+  "vrshl.s32 q4,r6\n vrshl.s32 q5,r2\n"                                                 \
+  "vqmovnt.s32 " to ",q4\n" EK_NEXT("q4") "vqmovnb.s32 " to ",q5\n"
 #define EK_MVE_SCALE_CLAMPED(b, to) EK_MVE_SCALE_SIGNED(b, to)
 
 /* q7 has channels (0, 2), q1 channels (1, 3): a word of q0 is the four bytes of a pixel, stored

@@ -9,16 +9,16 @@
 #define EK_MVE_SIGNED 1, 0
 #define EK_MVE_CLAMPED 1, 1
 
-EK_INLINE const uint8_t *ek_mve_bias(const uint8_t *w, int32_t acc[2][4]) {
-  memcpy(acc, w, 32);
-  return w + 32;
-}
+/* w: a pair's part of the stream. */
+EK_INLINE void ek_mve_bias(const uint8_t *w, int32_t acc[2][4]) { memcpy(acc, w + 16, 32); }
 
 /* Sixteen values of pixel px and both channels. */
-EK_INLINE void ek_mve_step(const int8_t *x, const uint8_t *w, int32_t acc[2][4], int px) {
+EK_INLINE void ek_mve_step(const int8_t *x, const uint8_t *w, int step, int32_t acc[2][4],
+                           int px) {
   for (int c = 0; c < 2; ++c) {
+    const uint8_t *at = step + c ? w + 32 + 32 * step + 16 * c : w;
     int32_t sum = 0;
-    for (int k = 0; k < 16; ++k) sum += x[k] * (int8_t)w[16 * c + k];
+    for (int k = 0; k < 16; ++k) sum += x[k] * (int8_t)at[k];
     acc[c][px] = (int32_t)((uint32_t)acc[c][px] + (uint32_t)sum);
   }
 }

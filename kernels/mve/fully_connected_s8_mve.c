@@ -1,16 +1,6 @@
 /* Fully connected: eight outputs at a time. */
 #include "ek_mve.h"
 
-/* Offsets are those in the assembly. */
-typedef struct {
-  int32_t quant[5]; /* mult, shift, zp, lo, hi */
-  const int8_t *x;  /* 20 */
-  const int32_t *w; /* 24 */
-  int8_t *out;      /* 28 */
-  int32_t out_c;    /* 32 */
-  int32_t blocks;   /* 36 */
-} dense;
-
 #if EK_MVE_ASM
 #include "ek_mve_asm.h"
 
@@ -45,23 +35,22 @@ typedef struct {
 #define DENSE(finish)                                                                   \
   __asm__ volatile(                                                                     \
       EK_MVE_SAVE "sub sp,sp,#12\n mov r11,r0\n"                                        \
-      "ldrd r1,r5,[r11,#24]\n ldrd r7,r2,[r11,#32]\n sub r2,r2,#1\n lsr r3,r2,#2\n"     \
-      "add r3,r3,#1\n str r3,[sp,#4]\n and r2,r2,#3\n add r2,r2,#1\n mov r3,#68\n"      \
+      "ldrd r1,r5,[r11,#24]\n ldrd r7,r2,[r11,#32]\n sub r2,r2,#1\n lsr r3,r2,#3\n"     \
+      "add r3,r3,#1\n str r3,[sp,#4]\n and r2,r2,#7\n add r2,r2,#1\n mov r3,#68\n"      \
       "mul r2,r2,r3\n adr.w r3,91f\n sub r3,r3,r2\n orr r3,r3,#1\n str r3,[sp,#0]\n"    \
       "1:\n ldm r1!,{r0,r2,r4,r6,r8,r10,r12,lr}\n"                                      \
       "ldr r3,[r11,#20]\n ldr r9,[sp,#4]\n ldr pc,[sp,#0]\n"                            \
-      "2:\n" STEP STEP STEP STEP "91:\n subs r9,r9,#1\n bne.w 2b\n"                     \
+      "2:\n" STEP STEP STEP STEP STEP STEP STEP STEP "91:\n subs r9,r9,#1\n bne.w 2b\n"                     \
       BYTES_##finish                                                                    \
       "vctp.16 r7\n vpst\n vstrbt.16 q7,[r5],#8\n subs r7,r7,#8\n bgt.w 1b\n"           \
       "add sp,sp,#12\n" EK_MVE_RETURN)
 
-EK_MVE_NAKED static void plain(const dense *a EK_MVE_ARG) { DENSE(PLAIN); }
-EK_MVE_NAKED static void with_sign(const dense *a EK_MVE_ARG) { DENSE(SIGNED); }
-EK_MVE_NAKED static void clamped(const dense *a EK_MVE_ARG) { DENSE(CLAMPED); }
+#define DENSE_FUNCTION(finish, name)                                                    \
+  EK_MVE_NAKED void ek_mve_dense_##name(const ek_mve_dense *a EK_MVE_ARG) { DENSE(finish); }
 
 #else
 
-static void run(const dense *a, int is_signed) {
+static void run(const ek_mve_dense *a, int is_signed) {
   const int32_t *q = a->quant;
   const int8_t *w = (const int8_t *)a->w;
   for (int32_t o = 0; o < a->out_c; o += 8) {
@@ -81,11 +70,17 @@ static void run(const dense *a, int is_signed) {
     }
   }
 }
-static void plain(const dense *a) { run(a, 0); }
-static void with_sign(const dense *a) { run(a, 1); }
-static void clamped(const dense *a) { run(a, 1); }
+#define EK_SIGN_PLAIN 0
+#define EK_SIGN_SIGNED 1
+#define EK_SIGN_CLAMPED 1
+#define DENSE_FUNCTION(finish, name)                                                    \
+  void ek_mve_dense_##name(const ek_mve_dense *a) { run(a, EK_SIGN_##finish); }
 
 #endif
+
+DENSE_FUNCTION(PLAIN, plain)
+DENSE_FUNCTION(SIGNED, signed)
+DENSE_FUNCTION(CLAMPED, clamped)
 
 int32_t ek_fully_connected_s8_mve_scratch_bytes(const ek_mve_fc_params *p) {
   return p->in_c & 15 ? ek_mve_round16(p->in_c) : 0;
@@ -93,7 +88,7 @@ int32_t ek_fully_connected_s8_mve_scratch_bytes(const ek_mve_fc_params *p) {
 
 void ek_fully_connected_s8_mve(const ek_mve_fc_params *p, const int8_t *input, const int32_t *w,
                                int8_t *output, void *scratch) {
-  dense a = {.quant = {p->mult, p->shift, p->zp, p->lo, p->hi}, .w = w};
+  ek_mve_dense a = {.quant = {p->mult, p->shift, p->zp, p->lo, p->hi}, .w = w};
   a.out_c = p->out_c;
   a.blocks = (p->in_c + 15) >> 4;
   for (int32_t row = 0; row < p->rows; ++row) {
@@ -103,13 +98,6 @@ void ek_fully_connected_s8_mve(const ek_mve_fc_params *p, const int8_t *input, c
       ek_mve_copy(scratch, a.x, p->in_c);
       a.x = scratch;
     }
-    const int natural = p->lo == -128 && p->hi == 127;
-    if (natural && p->zp == -128) {
-      plain(&a);
-    } else if (natural) {
-      with_sign(&a);
-    } else {
-      clamped(&a);
-    }
+    p->dense(&a);
   }
 }

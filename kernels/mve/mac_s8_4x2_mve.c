@@ -40,22 +40,22 @@
   "ldr r11,[sp,#4]\n ldr r1,[sp,#12]\n ldrd r0,r4,[r11,#4]\n"                           \
   "add r3,r1,r0\n add r5,r3,r0\n add r7,r5,r0\n add r4,r4,r1\n str r4,[sp,#12]\n"       \
   "ldr r2,[sp,#16]\n ldrd r6,r8,[r11,#16]\n add r8,r8,r2\n str r8,[sp,#16]\n"           \
-  EK_MVE_OUT_ADDRESSES "ldrd r9,r11,[r11,#28]\n"
+  EK_MVE_OUT_ADDRESSES "ldrd r9,r11,[r11,#28]\n" EK_NEXT("q4")
 #define NEXT_GROUP "ldr r0,[sp,#8]\n subs r0,r0,#1\n str r0,[sp,#8]\n bne.w 1b\n"
 
 #define SHORT(steps, finish)                                                            \
   __asm__ volatile(                                                                     \
       EK_MVE_SAVE "sub sp,sp,#20\n" ENTER "1:\n" GROUP                                  \
-      "2:\n" EK_MVE_BIAS EK_NEXT("q4") steps                                            \
+      "2:\n" EK_MVE_BIAS steps                                                          \
       EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish("q0", "q7")                              \
-      EK_MVE_BIAS EK_NEXT("q4") steps                                                   \
+      EK_MVE_BIAS steps                                                                 \
       EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish("q0", "q1")                     \
       EK_MVE_STORE_##finish                                                             \
       "subs r11,r11,#1\n bne.w 2b\n" NEXT_GROUP "add sp,sp,#20\n" EK_MVE_RETURN)
 
 /* The loop runs four steps a pass and is entered in the middle; it has loaded q4 once too often. */
 #define LOOP(end)                                                                       \
-  EK_MVE_BIAS EK_NEXT("q4") "ldr r11,[sp,#24]\n ldr pc,[sp,#" end "]\n"                 \
+  EK_MVE_BIAS "ldr r11,[sp,#24]\n ldr pc,[sp,#" end "]\n"                 \
   "3:\n" ON ON ON ON "9" end ":\n subs r11,r11,#1\n bne.w 3b\n"                         \
   "vmov q4[2],q4[0],r0,r4\n vmov q4[3],q4[1],r2,r6\n"                                   \
   "vmov q0[2],q0[0],r8,r12\n vmov q0[3],q0[1],r10,lr\n sub r9,r9,#16\n"
@@ -94,13 +94,14 @@ static void mac(const ek_mve_mac *a, int is_signed, int clamped) {
     for (int quad = 0; quad < a->quads; ++quad) {
       int32_t acc[2][2][4], params[2][4];
       for (int pair = 0; pair < 2; ++pair) {
-        w = ek_mve_bias(w, acc[pair]);
-        for (int b = 0; b < a->blocks; ++b, w += 32) {
+        ek_mve_bias(w, acc[pair]);
+        for (int b = 0; b < a->blocks; ++b) {
           for (int px = 0; px < 4; ++px) {
             const int8_t *x = a->x + g * a->x_group + px * a->x_step + 16 * b;
-            ek_mve_step(x, w, acc[pair], px);
+            ek_mve_step(x, w, b, acc[pair], px);
           }
         }
+        w += 32 + 32 * a->blocks;
         w = ek_mve_params(w, params[pair]);
       }
       w = ek_mve_store(a, g, quad, w, acc, params, is_signed, clamped);

@@ -39,14 +39,14 @@
   ROW_S2("q1", "q2", "q3", "q0") SECOND("q2", "q3", "q0", "q1", EK_NEXT("q4"), X("q2", 0), ) \
   ROW_S2("q2", "q3", "q0", "q1") last("q3", "q0", "q1", "q2")
 #define BLOCK_END(x0, x1, x2, x3)                                                       \
-  "subs r5,r5,#1\n beq.w 4f\n" SECOND(x0, x1, x2, x3, , , ) "b.w 3b\n"                  \
+  "subs r5,r5,#1\n beq.w 4f\n"                                                   \
+  SECOND(x0, x1, x2, x3, EK_NEXT("q4"), , ) X("q0", 0) "b.w 3b\n"                       \
   "4:\n" EK_MVE_LAST_MACS(x0, x1, x2, x3)
 
 /* x in r1, row step in r3, blocks left in r5, the group's x in r7, quads left in r11. Frame: 0 blocks,
  * 4 a, 8 groups left, 12 next x, 16 next out. */
 #define WINDOW(rows)                                                                    \
-  "mov r1,r7\n ldr r5,[sp,#0]\n" EK_MVE_BIAS                                            \
-  "3:\n" EK_NEXT("q4") X("q0", 0) rows(BLOCK_END)
+  "mov r1,r7\n ldr r5,[sp,#0]\n" EK_MVE_BIAS X("q0", 0) "3:\n" rows(BLOCK_END)
 
 /* second: where the last row leaves the second channel. */
 #define ROWS(rows, second, finish)                                                      \
@@ -57,7 +57,7 @@
       "ldr r1,[r0,#36]\n str r1,[sp,#0]\n"                                              \
       "1:\n ldr r11,[sp,#4]\n ldr r7,[sp,#12]\n ldr r0,[r11,#8]\n add r0,r0,r7\n"       \
       "str r0,[sp,#12]\n ldr r2,[sp,#16]\n ldrd r6,r8,[r11,#16]\n add r8,r8,r2\n"       \
-      "str r8,[sp,#16]\n" EK_MVE_OUT_ADDRESSES "ldrd r9,r11,[r11,#28]\n"                \
+      "str r8,[sp,#16]\n" EK_MVE_OUT_ADDRESSES "ldrd r9,r11,[r11,#28]\n" EK_NEXT("q4")  \
       "2:\n" WINDOW(rows) EK_MVE_PAIR_PARAMS EK_MVE_SCALE_##finish(second, "q7")        \
       WINDOW(rows) EK_MVE_QUAD_PARAMS_##finish EK_MVE_SCALE_##finish(second, "q1")      \
       EK_MVE_STORE_##finish                                                             \
@@ -83,14 +83,17 @@ static void rows(const ek_mve_mac *a, int stride, int is_signed, int clamped) {
     for (int quad = 0; quad < a->quads; ++quad) {
       int32_t acc[2][2][4], params[2][4];
       for (int pair = 0; pair < 2; ++pair) {
-        w = ek_mve_bias(w, acc[pair]);
+        ek_mve_bias(w, acc[pair]);
         for (int row = 0; row < 3 * a->blocks; ++row) {
           const int8_t *x = a->x + g * a->x_group + row * a->x_step;
-          for (int tap = 0; tap < 3; ++tap, w += 32) {
+          for (int tap = 0; tap < 3; ++tap) {
             const int8_t *first = x + 16 * order[stride - 1][tap];
-            for (int px = 0; px < 4; ++px) ek_mve_step(first + 16 * stride * px, w, acc[pair], px);
+            for (int px = 0; px < 4; ++px) {
+              ek_mve_step(first + 16 * stride * px, w, 3 * row + tap, acc[pair], px);
+            }
           }
         }
+        w += 32 + 32 * 9 * a->blocks;
         w = ek_mve_params(w, params[pair]);
       }
       w = ek_mve_store(a, g, quad, w, acc, params, is_signed, clamped);

@@ -69,11 +69,11 @@ def stream(
     for c in range(0, quads, 4):
         for first in (c, c + 1):
             pair = [first, first + 2]
-            parts.append(np.repeat(bias[pair], 4))
-            parts.append(np.ascontiguousarray(w[:, pair]).reshape(-1).view(np.int32))
+            weights = np.ascontiguousarray(w[:, pair]).reshape(-1).view(np.int32)
+            parts += [weights[:4], np.repeat(bias[pair], 4), weights[4:]]
             parts.append(np.array([[mult[i], shift[i]] for i in pair], np.int32).reshape(-1))
         parts.append(np.array(end, np.int32))
-    return np.concatenate(parts)
+    return np.concatenate([*parts, np.zeros(4, np.int32)])
 
 
 def blocks_of(w: np.ndarray) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from .dsp_conv import linear_layer
 from .mve_common import (
     LANES,
     blocks_of,
+    finish,
     initializer,
     reject_common,
     reject_shifts,
@@ -82,6 +83,7 @@ class MveFullyConnected:
                     "rows": x.elements // k,
                     "in_c": k,
                     "out_c": o,
+                    "dense": f"ek_mve_dense_{finish(layer.out_zp, int(lo), int(hi))}",
                 }
             ),
             call=f"ek_{self.name}(&{{p}}, {{in0}}, {{c.weights}}, {{out0}}, {{scratch}});",
