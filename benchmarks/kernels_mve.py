@@ -117,8 +117,8 @@ def main() -> int:
                 f"| {result.cycles:,} | {case.call.scratch_bytes} | {const:,} |"
             )
         if args.functions:
-            for name, k in sorted(run.functions.items(), key=lambda kv: -kv[1])[:16]:
-                print(f"    {name}: {k:,}", file=sys.stderr)
+            for name, k in sorted(run.functions.items(), key=lambda kv: -kv[1][1])[:16]:
+                print(f"    {name}: {k[0]:,} {k[1]:,}", file=sys.stderr)
         other = ("case_", "scratch_", "ek_io", "ek_main", "ek_run", "check", "Reset", "ek_start")
         code = sum(s for f, s in run.sizes.items() if not f.startswith(other))
         print(
