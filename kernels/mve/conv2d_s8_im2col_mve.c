@@ -8,8 +8,10 @@ EK_INLINE int32_t row_bytes(const ek_mve_conv_params *p) {
 EK_INLINE int32_t column_bytes(const ek_mve_conv_params *p) {
   return ek_mve_round16(p->kernel_h * p->kernel_w * p->in_c);
 }
+/* Columns there is room for: at least a group. */
+EK_INLINE int32_t room(const ek_mve_conv_params *p) { return ek_max(4, p->strip * p->out_w); }
 EK_INLINE int32_t aside_bytes(const ek_mve_conv_params *p) {
-  return p->out_c & 3 ? (p->out_c + 3) & ~3 : 0;
+  return (p->out_c & 3) || p->strip * p->out_w < 4 ? (p->out_c + 3) & ~3 : 0;
 }
 
 /* Input rows under `count` rows of output. */
@@ -18,7 +20,7 @@ EK_INLINE int32_t rows_under(const ek_mve_conv_params *p, int32_t count) {
 }
 
 int32_t ek_conv2d_s8_im2col_mve_scratch_bytes(const ek_mve_conv_params *p) {
-  return p->strip * p->out_w * (column_bytes(p) + aside_bytes(p)) +
+  return room(p) * (column_bytes(p) + aside_bytes(p)) +
          ek_mve_round16(rows_under(p, p->strip) * row_bytes(p) + 16);
 }
 
@@ -71,8 +73,8 @@ static void make_columns(const ek_mve_conv_params *p, const int8_t *rows, int8_t
 void ek_conv2d_s8_im2col_mve(const ek_mve_conv_params *p, const int8_t *input, const int32_t *w,
                              int8_t *output, void *scratch) {
   const int32_t column = column_bytes(p), aside = aside_bytes(p), bytes = row_bytes(p);
-  int8_t *columns = scratch, *other = columns + p->strip * p->out_w * column;
-  int8_t *rows = other + p->strip * p->out_w * aside;
+  int8_t *columns = scratch, *other = columns + room(p) * column;
+  int8_t *rows = other + room(p) * aside;
   uint8_t offsets[EK_MVE_GATHER] __attribute__((aligned(4)));
   const int gather = gather_offsets(p, offsets);
   for (int32_t first = 0; first < p->out_h; first += p->strip) {
@@ -91,7 +93,7 @@ void ek_conv2d_s8_im2col_mve(const ek_mve_conv_params *p, const int8_t *input, c
     ek_mve_mac a = {.w = w, .quads = (p->out_c + 3) >> 2, .blocks = column >> 4};
     a.x = columns;
     a.out = aside ? other : out;
-    ek_mve_line(p->mac, &a, n, column, aside ? aside : p->out_c, 0);
+    ek_mve_line(p->mac, &a, aside ? ek_max(n, 4) : n, column, aside ? aside : p->out_c, 0);
     for (int32_t at = 0; aside && at < p->out_c; at += 16) {
       ek_mve_copy_pieces(out + at, p->out_c, other + at, aside, n, ek_min(16, p->out_c - at));
     }

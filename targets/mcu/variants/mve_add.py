@@ -13,7 +13,7 @@ from edgekit.graph.reference import run_node
 from edgekit.targets.schema import Target
 
 from ..contract import KernelCall
-from .mve_common import initializer, reject_common
+from .mve_common import LANES, initializer, reject_common
 
 _BYTES = np.arange(-128, 128, dtype=np.int64)
 _SHIFTS = (6, 7, 5, 4)  #: beyond 16, that the kernel has
@@ -105,6 +105,8 @@ class MveAdd:
             return "an operand is constant"
         if x.shape != y.shape:
             return f"the shapes {list(x.shape)} and {list(y.shape)} differ"
+        if x.elements < LANES:
+            return f"{x.elements} elements do not fill a vector"
         if nm.activation_range(node.attrs["activation"], out.quant, "int8") != (-128, 127):
             return "the activation clamps inside the int8 range"
         if _form(node, graph) is None:

@@ -28,6 +28,7 @@ from .mve_common import (
 _FIELDS = ("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w")
 _STRIP_ROWS = 8  #: output rows for which input rows are made at a time
 _SHORT_BLOCKS = 8
+_FEW_MACS = 16384  #: below this, fewer than four output pixels are not worth columns
 _COLUMN_BYTES = 8192  #: columns of several output rows are made up to this size
 
 
@@ -183,7 +184,14 @@ class MveIm2col:
     rank: int = 6
 
     def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
-        return reject_conv(node, graph, target)
+        reason = reject_conv(node, graph, target)
+        if reason is not None:
+            return reason
+        y, w = graph.outs(node)[0], _weights(node, graph)
+        pixels = y.shape[1] * y.shape[2]
+        if pixels < 4 and pixels * w.size < _FEW_MACS:
+            return f"{pixels} output pixels of a small layer do not fill a group of four"
+        return None
 
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
         layer = _layer(node, graph)
@@ -195,10 +203,11 @@ class MveIm2col:
         while 2 * strip * f["out_w"] * column <= _COLUMN_BYTES and strip < f["out_h"]:
             strip *= 2
         strip = min(strip, f["out_h"])
-        aside = round_up(o, 4) if o % 4 else 0
+        pixels = max(4, strip * f["out_w"])
+        aside = round_up(o, 4) if o % 4 or strip * f["out_w"] < 4 else 0
         row = ((f["out_w"] - 1) * f["stride_w"] + kw) * c
         rows = (strip - 1) * f["stride_h"] + kh
-        scratch = strip * f["out_w"] * (column + aside) + round_up(rows * row + LANES, LANES)
+        scratch = pixels * (column + aside) + round_up(rows * row + LANES, LANES)
         return _call(self.name, layer, _mac(len(steps)), steps, strip, scratch)
 
 

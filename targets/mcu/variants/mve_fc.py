@@ -23,6 +23,7 @@ from .mve_common import (
     round_up,
 )
 
+_LEAST_OUTPUTS = 4
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -59,6 +60,8 @@ class MveFullyConnected:
         if reason is not None:
             return reason
         layer = _layer(node, graph)
+        if len(layer.w) < _LEAST_OUTPUTS:
+            return f"{len(layer.w)} outputs do not fill half of a group of eight"
         if np.any(layer.mult != layer.mult[0]) or np.any(layer.shift != layer.shift[0]):
             return "outputs have multipliers of their own"
         return reject_shifts(layer)

@@ -12,6 +12,9 @@ from ..contract import KernelCall
 from .mve_common import initializer, reject_common
 
 
+_LEAST_WINDOW = 16  #: inputs of a window from which its sums outweigh its divisions
+
+
 @dataclass(frozen=True)
 class MveAveragePool:
     name: str = "average_pool_s8_mve"
@@ -28,6 +31,8 @@ class MveAveragePool:
         height, width = (min(f, n) for f, n in zip(node.attrs["filter"], x.shape[1:3], strict=True))
         if height * width > 256:
             return f"the window holds {height * width} inputs; at most 256 stay inside 16 bits"
+        if height * width < _LEAST_WINDOW or x.shape[3] < 8:
+            return f"{height * width} inputs of {x.shape[3]} channels do not pay for vectors"
         return None
 
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
