@@ -183,7 +183,11 @@ def run_m55(
     lines = result.stdout.split()
     assert lines and lines[-1] == "end", (result.stdout, result.stderr)
     counts = {s.name: s for s in result.trace.sections} if result.trace else {}
-    functions = {f.name: (f.instructions, f.cycles or 0) for f in result.trace.functions} if result.trace else {}
+    functions = (
+        {f.name: (f.instructions, f.cycles or 0) for f in result.trace.functions}
+        if result.trace
+        else {}
+    )
     return M55Run(
         wrong=tuple(int(x) for x in lines[:-1]),
         results=tuple(M55Result(counts[n].instructions, counts[n].cycles or 0) for n in names),

@@ -341,7 +341,9 @@ def test_reasons_for_refusal() -> None:
         for v in variants(op):
             assert v.reject(graph.nodes[0], graph, plain) == "cortex-m55 has no Helium (MVE)"
     graph, _ = convolution(rng, "DEPTHWISE_CONV_2D", (9, 9), (4, 4), (5, 5), (1, 1))
-    reasons = {v.name: v.reject(graph.nodes[0], graph, m55()) for v in variants("DEPTHWISE_CONV_2D")}
+    reasons = {
+        v.name: v.reject(graph.nodes[0], graph, m55()) for v in variants("DEPTHWISE_CONV_2D")
+    }
     assert reasons["depthwise_s8_planar_mve"] == "the kernel is 5x5; up to 3x3 is implemented"
     assert "4 input channels" in reasons["conv2d_s8_im2col_mve"]
 

@@ -48,10 +48,10 @@ def linear_form(
             if least <= most or step == 0:
                 break
             near = [(best[0] + i, best[1] + j) for i, j in _around(step)]
-            found = max(near, key=lambda ab: np.subtract(*reversed(interval(ab))))
-            l2, m2 = interval(found)
+            found = [(*interval(ab), ab) for ab in near]
+            l2, m2, ab = max(found, key=lambda f: f[1] - f[0])
             if m2 - l2 > most - least:
-                best, least, most = found, l2, m2
+                best, least, most = ab, l2, m2
             else:
                 step >>= 1
         if least > most:

@@ -161,7 +161,7 @@ class MveRows3:
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
         layer = _layer(node, graph)
         f = layer.fields
-        o, _, _, c = layer.w.shape
+        c = layer.w.shape[3]
         stride, blocks = f["stride_w"], round_up(c, LANES) // LANES
         strip = min(_STRIP_ROWS, f["out_h"])
         w = np.pad(layer.w, ((0, 0), (0, 0), (0, 0), (0, -c % LANES)))

@@ -11,7 +11,6 @@ from edgekit.targets.schema import Target
 from ..contract import KernelCall
 from .mve_common import initializer, reject_common
 
-
 _LEAST_WINDOW = 16  #: inputs of a window from which its sums outweigh its divisions
 
 
