@@ -21,7 +21,15 @@ from edgekit_targets.mcu.toolchain import why_missing
 from edgekit_targets.mcu.variants import mve_add, mve_common, select, variants_of
 from edgekit_targets.mcu.variants.dsp_common import Linear
 
-OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D")
+OPS = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "ADD",
+    "AVERAGE_POOL_2D",
+    "LOGISTIC",
+    "TANH",
+)
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 needs_qemu = pytest.mark.skipif(why_unusable() is not None, reason=why_unusable() or "")

@@ -237,6 +237,9 @@ void ek_depthwise_s8_planar_mve(const ek_mve_depthwise_params *p, const int8_t *
                                 const int32_t *w, int8_t *output, void *scratch);
 int32_t ek_depthwise_s8_planar_mve_scratch_bytes(const ek_mve_depthwise_params *p);
 
+/* table: 256 results, that of -128 first. output may be input. */
+void ek_lut_s8_mve(const int8_t *input, const int8_t *table, int8_t *output, int32_t n);
+
 /* Sums of a window, sixteen channels at a time or, below that, up to eight. */
 typedef struct {
   const int8_t *x;
