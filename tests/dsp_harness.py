@@ -97,10 +97,10 @@ def render(cases: Sequence[Case]) -> str:
             f" (void)in0; (void)in1; (void)scratch; {_subst(call.call, names)} }}"
         )
         stem = Path(call.sources[0]).stem
-        lines.append(
-            f"int32_t scratch_{i}(void);\n"
-            f"int32_t scratch_{i}(void) {{ return ek_{stem}_scratch_bytes(&params_{i}); }}"
-        )
+        # portable kernels and those without parameters may have no query
+        asks = call.scratch_bytes or (call.params_type and not stem.endswith("_ref"))
+        query = f"ek_{stem}_scratch_bytes(&params_{i})" if asks else "0"
+        lines.append(f"int32_t scratch_{i}(void);\nint32_t scratch_{i}(void) {{ return {query}; }}")
     return "\n".join(lines) + "\n"
 
 

@@ -306,10 +306,12 @@ class _Search:
         them is progress before the arena shrinks."""
         calls = self.calls(state)
         buffers = make_buffers(self.graph, calls, mergeable(self.graph, calls))
-        alive = [
-            sum(b.bytes for b in buffers if b.first <= step <= b.last)
-            for step in range(len(self.graph.nodes))
-        ]
+        if len(buffers) > MANY_BUFFERS:
+            return 0
+        alive = [0] * len(self.graph.nodes)
+        for p in (p for b in buffers for p in b.parts):
+            for step in range(max(p.first, 0), min(p.last + 1, len(alive))):
+                alive[step] += p.bytes
         return alive.count(max(alive, default=0))
 
     def within(self, state: State, limits: Limits) -> State:
