@@ -1,6 +1,7 @@
 """``edgekit doctor``: what is installed, what is missing, how to get it.
 
-Nothing is imported: package versions come from their metadata, programs are asked for ``--version``.
+No package is imported: versions come from their metadata, programs are asked for ``--version``;
+families of targets add what they need besides.
 """
 
 from __future__ import annotations
@@ -65,7 +66,24 @@ def examine() -> list[dict[str, Any]]:
         checks.append(_entry(name, found, needed_for, how))
     for name, needed_for, how in _PROGRAMS:
         checks.append(_entry(name, _program_version(name), needed_for, how))
-    return checks
+    return checks + _of_families()
+
+
+def _of_families() -> list[dict[str, Any]]:
+    """What families examine themselves; a broken family says so in ``edgekit targets``."""
+    from edgekit.errors import EdgekitError
+    from edgekit.targets.base import Examined
+    from edgekit.targets.registry import families, get_backend
+
+    found: list[dict[str, Any]] = []
+    for family in families():
+        try:
+            backend = get_backend(family.name)
+        except EdgekitError:
+            continue
+        if isinstance(backend, Examined):
+            found += backend.examine()
+    return found
 
 
 def _entry(name: str, found: str | None, needed_for: str, how: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from edgekit.devices import aarch64
 from edgekit.devices.base import Device, TransportInfo
 from edgekit.devices.cores import CORES, get_core
-from edgekit.errors import InputError
+from edgekit.errors import EdgekitError, InputError
 
 _EMULATORS = ("unicorn", "qemu")
 
@@ -33,19 +33,25 @@ def open_device(name: str, *, target: Any = None) -> Device:
     if name.startswith("virtual:"):
         if name.removeprefix("virtual:") in aarch64.NAMES:
             return aarch64.Aarch64Device(name, target)
-        return _open_virtual(name, target)
-    if target is not None:
-        from edgekit.targets.base import OpensDevices
-        from edgekit.targets.registry import get_backend  # plug-ins know devices, not we them
-
-        backend = get_backend(target.family)
-        device = backend.open_device(name, target) if isinstance(backend, OpensDevices) else None
-        if device is not None:
-            return device
+        return _of_family(name, target) or _open_virtual(name, target)
+    device = _of_family(name, target)
+    if device is not None:
+        return device
     raise InputError(
         f"device '{name}' is not known; there are host and virtual:<core> "
         f"(cores: {', '.join([*CORES, *aarch64.NAMES])}; see 'edgekit devices')"
     )
+
+
+def _of_family(name: str, target: Any) -> Device | None:
+    """The device of that name that the target's family has, if any."""
+    if target is None:
+        return None
+    from edgekit.targets.base import OpensDevices
+    from edgekit.targets.registry import get_backend  # plug-ins know devices, not we them
+
+    backend = get_backend(target.family)
+    return backend.open_device(name, target) if isinstance(backend, OpensDevices) else None
 
 
 def _open_virtual(name: str, target: Any) -> Device:
@@ -104,4 +110,21 @@ def list_transports() -> list[TransportInfo]:
             aarch64_missing,
             tuple(f"virtual:{n}" for n in aarch64.NAMES),
         ),
+        *_of_families(),
     ]
+
+
+def _of_families() -> list[TransportInfo]:
+    """The transports that families have of their own; a broken family has none."""
+    from edgekit.targets.base import ListsTransports
+    from edgekit.targets.registry import families, get_backend
+
+    found: list[TransportInfo] = []
+    for family in families():
+        try:
+            backend = get_backend(family.name)
+        except EdgekitError:
+            continue
+        if isinstance(backend, ListsTransports):
+            found += backend.transports()
+    return found

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgekit.devices.base import Device, Kind
+from edgekit.devices.base import Device, Kind, TransportInfo
 from edgekit.graph.ir import Graph
 from edgekit.targets.schema import Target
 
@@ -216,6 +216,21 @@ class OpensDevices(Protocol):
     """
 
     def open_device(self, name: str, target: Target) -> Device | None: ...
+
+
+@runtime_checkable
+class ListsTransports(Protocol):
+    """What a backend may have besides: lines of its own in ``edgekit devices``."""
+
+    def transports(self) -> Sequence[TransportInfo]: ...
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """What a backend may have besides: entries of its own in ``edgekit doctor``, with the keys that
+    :func:`edgekit.doctor.examine` documents."""
+
+    def examine(self) -> Sequence[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)

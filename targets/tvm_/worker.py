@@ -21,8 +21,14 @@ from edgekit_targets.tvm_.linear import Tile
 TIMEOUT_S = 900
 
 
-def call(job: dict[str, Any], folder: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-    """Run ``job`` in a worker process; its files lie in ``folder``. EdgekitErrors are passed on."""
+def call(
+    job: dict[str, Any],
+    folder: Path,
+    timeout_s: float = TIMEOUT_S,
+    module: str = "edgekit_targets.tvm_.worker",
+) -> dict[str, Any]:
+    """Run ``job`` in a worker process; its files lie in ``folder``. EdgekitErrors are passed on.
+    module: the program, which calls :func:`main`."""
     from edgekit import errors
     from edgekit_targets.tvm_ import check
 
@@ -32,7 +38,7 @@ def call(job: dict[str, Any], folder: Path, timeout_s: float = TIMEOUT_S) -> dic
     env = {**os.environ, "TVM_NUM_THREADS": str(job.get("threads", 1)), "PYTHONHASHSEED": "0"}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "edgekit_targets.tvm_.worker", str(path)],
+            [sys.executable, "-m", module, str(path)],
             capture_output=True,
             env=env,
             timeout=timeout_s,
@@ -147,10 +153,11 @@ _DO: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
 }
 
 
-def main(path: Path) -> None:
+def main(path: Path, do: dict[str, Callable[..., dict[str, Any]]] | None = None) -> None:
+    """do: what jobs ask for, by name; the ones of this module where it is absent."""
     job = json.loads(path.read_text(encoding="utf-8"))
     try:
-        answer = _DO[job["do"]](job, path.parent)
+        answer = (_DO if do is None else do)[job["do"]](job, path.parent)
     except EdgekitError as e:
         answer = {
             "error": type(e).__name__,
