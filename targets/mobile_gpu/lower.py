@@ -150,7 +150,8 @@ class Writer:
                 value if name == tensor else self.other(str(name), index, n, coords)
                 for name in node.inputs
             ]
-            value = activated(elementwise(node, operands, n), node, n)
+            quantized = not graph.tensor(tensor).is_float
+            value = activated(elementwise(node, operands, n, quantized), node, n)
             tensor = node.outputs[0]
         self.kernel.store(self.out, index, value, n)
 
@@ -202,8 +203,12 @@ def clamped(value: Expr, activation: str, n: int) -> Expr:
     return value
 
 
-def elementwise(node: Node, x: list[Expr], n: int) -> Expr:
-    """The value of a node of :data:`fusion.UNARY` or :data:`fusion.BINARY`, without activation."""
+def elementwise(node: Node, x: list[Expr], n: int, quantized: bool) -> Expr:
+    """The value of a node of :data:`fusion.UNARY` or :data:`fusion.BINARY`, without activation.
+
+    quantized: the first operand is an integer's value: where the function has none for it, it
+    counts as 0, as for the reference.
+    """
     from tvm import tirx
 
     T, kind = script(), node.type
@@ -212,6 +217,8 @@ def elementwise(node: Node, x: list[Expr], n: int) -> Expr:
         return const(v, "float32", n)
 
     a = x[0]
+    if quantized and kind in ("LOG", "SQRT", "RSQRT"):
+        a = T.max(a, f(0.0))
     if kind in ("RELU", "RELU6", "RELU_N1_TO_1"):
         return clamped(a, kind, n)
     if kind == "LOGISTIC":

@@ -81,7 +81,7 @@ def _elementwise(lo: Lowering, group: Group) -> None:
             shape = graph.tensor(name).shape
             same = shape == out.shape
             x.append(kernel.load(k, index, n) if same else broadcast(kernel, k, shape, coords, n))
-        return elementwise(node, x, n)
+        return elementwise(node, x, n, not graph.tensor(names[0]).is_float)
 
     _emit(lo, group, value, n, names)
 

@@ -59,12 +59,14 @@ def why_not(node: Node, graph: Graph) -> str | None:
             return f"indices as {outs[0].dtype}; int32 and int64 are implemented"
         values = ins
     for t in values:
+        if t.is_const and t.quant is not None and not t.quant.is_per_channel:
+            continue  # stored as the real values
         if t.dtype not in _STORED:
             return f"tensor '{t.name}' is {t.dtype}; floats and quantized integers are computed"
         if not t.is_float and t.quant is None:
             return f"tensor '{t.name}' is {t.dtype} without quantization parameters"
-        if t.quant is not None and t.quant.is_per_channel and not t.is_const:
-            return f"tensor '{t.name}' is an activation quantized per channel"
+        if t.quant is not None and t.quant.is_per_channel:
+            return f"tensor '{t.name}' is quantized per channel and no weight"
     if kind in _WEIGHTED and any(not t.is_const for t in ins[1:]):
         return "weights and bias must be constants"
     if kind == "PRELU" and not ins[1].is_const:

@@ -521,7 +521,8 @@ static int time_whole(Run *r, const char *in, unsigned long repeats) {
     return failed;
 }
 
-static int command(Run *r, int argc, char **argv) {
+/* The plan is checked before the device is opened. */
+static int command(Run *r, char **argv) {
     const char *verb = argv[2];
     size_t plan_size = 0, weights_size = 0, source_size = 0, in_size = 0;
     char *text = read_file("plan.txt", &plan_size);
@@ -541,6 +542,7 @@ static int command(Run *r, int argc, char **argv) {
     if (!failed && (width == 0 || in_size == 0 || in_size % width)) {
         failed = fail("the input holds no whole number of samples", "", 0);
     }
+    failed = failed || load_api(&r->cl) || open_device(r, strcmp(argv[1], "cpu") == 0);
     failed = failed || prepare(r, strcmp(verb, "profile") == 0, weights, source, source_size);
     unsigned long repeats = failed ? 0 : strtoul(argv[4], NULL, 10);
     if (!failed && strcmp(verb, "profile") == 0) {
@@ -550,7 +552,6 @@ static int command(Run *r, int argc, char **argv) {
     } else if (!failed) {
         failed = run_all(r, in, in_size / width, width, argv[4], strcmp(verb, "trace") == 0);
     }
-    (void)argc;
     release(r);
     free(text);
     free(weights);
@@ -576,11 +577,11 @@ int main(int argc, char **argv) {
     if (!(info || (argc == 5 && one_of(argv[2], verbs))) || !one_of(argv[1], types)) {
         return fail("usage: runner gpu|cpu info, or run|trace IN OUT, or profile|time IN N", "", 0);
     }
+    if (!info) {
+        return command(&run, argv);
+    }
     if (load_api(&run.cl) || open_device(&run, strcmp(argv[1], "cpu") == 0)) {
         return 1;
-    }
-    if (!info) {
-        return command(&run, argc, argv);
     }
     size_t group = 0;
     cl_ulong local = 0;
