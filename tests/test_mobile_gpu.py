@@ -35,10 +35,7 @@ from edgekit_targets.tvm_ import check, worker
 
 BACKEND = get_backend("mobile_gpu")
 TARGETS = sorted(
-    p.stem
-    for f in families()
-    if f.name == "mobile_gpu"
-    for p in Path(f.target_dir).glob("*.yaml")
+    p.stem for f in families() if f.name == "mobile_gpu" for p in Path(f.target_dir).glob("*.yaml")
 )
 
 

@@ -28,11 +28,52 @@ VERIFIED = "the float16 .tflite, run by LiteRT on the host's CPU; the GPU delega
 #: Operators that the delegate takes (tensorflow/lite/delegates/gpu/common/model_builder.cc); the
 #: interpreter runs the others on the CPU, and what they need is copied there and back.
 ON_GPU = frozenset(
-    "ABS ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEQUANTIZE DIV EXP "
-    "FULLY_CONNECTED GATHER GELU HARD_SWISH LEAKY_RELU LOG LOGISTIC MAXIMUM MAX_POOL_2D MEAN MINIMUM "
-    "MUL NEG PAD PRELU QUANTIZE REDUCE_MAX RELU RELU6 RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR "
-    "RESIZE_NEAREST_NEIGHBOR RSQRT SOFTMAX SPLIT SQRT SQUARED_DIFFERENCE STRIDED_SLICE SUB SUM TANH "
-    "TRANSPOSE TRANSPOSE_CONV BATCH_MATMUL".split()
+    [
+        "ABS",
+        "ADD",
+        "AVERAGE_POOL_2D",
+        "CONCATENATION",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "DEQUANTIZE",
+        "DIV",
+        "EXP",
+        "FULLY_CONNECTED",
+        "GATHER",
+        "GELU",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "LOG",
+        "LOGISTIC",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MEAN",
+        "MINIMUM",
+        "MUL",
+        "NEG",
+        "PAD",
+        "PRELU",
+        "QUANTIZE",
+        "REDUCE_MAX",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "RESHAPE",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "RSQRT",
+        "SOFTMAX",
+        "SPLIT",
+        "SQRT",
+        "SQUARED_DIFFERENCE",
+        "STRIDED_SLICE",
+        "SUB",
+        "SUM",
+        "TANH",
+        "TRANSPOSE",
+        "TRANSPOSE_CONV",
+        "BATCH_MATMUL",
+    ]
 )
 
 
@@ -109,4 +150,3 @@ class _AsHost:
 
 def _where(op: str) -> str:
     return "GPU delegate" if op in ON_GPU else f"CPU: the delegate lacks {op}"
-

@@ -271,7 +271,9 @@ def _plan(graph: Graph, document: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "macs": macs(n, graph),
                 "flash_bytes": sum(sizes[w] for w in used),
                 "scratch_bytes": first["local_memory_bytes"] if leads and first else 0,
-                "input_shapes": [_shape(t) for t in graph.ins(n) if t is not None and not t.is_const],
+                "input_shapes": [
+                    _shape(t) for t in graph.ins(n) if t is not None and not t.is_const
+                ],
                 "output_shapes": [_shape(t) for t in graph.outs(n)],
                 "details": details,
             }

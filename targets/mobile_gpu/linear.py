@@ -153,9 +153,7 @@ def _conv(lo: Lowering, group: Group) -> None:
     finish(lo, kernel, group)
 
 
-def _first_input(
-    oc: Expr, n: int, per: int, depth: int, depthwise: bool, multiplier: int
-) -> Expr:
+def _first_input(oc: Expr, n: int, per: int, depth: int, depthwise: bool, multiplier: int) -> Expr:
     """The first input channel that output channel ``oc`` reads."""
     T = script()
     if depthwise:

@@ -73,9 +73,7 @@ def _elementwise(lo: Lowering, group: Group) -> None:
     shapes = {graph.tensor(i).shape for i in operands}
     n = width(out.elements if shapes == {out.shape} else _last(out))
 
-    def value(
-        kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int
-    ) -> Expr:
+    def value(kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int) -> Expr:
         x = []
         for k, name in zip(ks, names, strict=True):
             shape = graph.tensor(name).shape
@@ -101,9 +99,7 @@ def _concatenation(lo: Lowering, group: Group) -> None:
     n = min(width(t.shape[-1]) for t in parts) if last else width(_last(out))
     starts = [int(s) for s in np.cumsum([0, *(t.shape[axis] for t in parts)])]
 
-    def value(
-        kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int
-    ) -> Expr:
+    def value(kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int) -> Expr:
         slot = kernel.registers(1, n)
         for k, t, first, end in zip(ks, parts, starts, starts[1:], strict=False):
             at = [*coords[:axis], coords[axis] - first, *coords[axis + 1 :]]
@@ -123,9 +119,7 @@ def _pad(lo: Lowering, group: Group) -> None:
     if out.quant is not None:
         fill = (fill - out.quant.zp) * out.quant.s
 
-    def value(
-        kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int
-    ) -> Expr:
+    def value(kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int) -> Expr:
         slot = kernel.registers(1, n)
         T.buffer_store(slot, const(fill, "float32", n), [0])
         at = [c - before for c, (before, _) in zip(coords, pads, strict=True)]
@@ -148,9 +142,7 @@ def _transpose(lo: Lowering, group: Group) -> None:
     perm = [int(p) for p in node.attrs["perm"]]
     n = width(x.shape[-1]) if perm[-1] == len(perm) - 1 else 1
 
-    def value(
-        kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int
-    ) -> Expr:
+    def value(kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int) -> Expr:
         at = [coords[perm.index(d)] for d in range(len(perm))]
         return kernel.load(ks[0], _flat(at, x.shape), n)
 
@@ -167,9 +159,7 @@ def _strided_slice(lo: Lowering, group: Group) -> None:
     along = rank - 1 not in shrink and int(strides[-1]) == 1
     n = width(int(np.gcd.reduce([x.shape[-1], int(begin[-1]), out.shape[-1]]))) if along else 1
 
-    def value(
-        kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int
-    ) -> Expr:
+    def value(kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int) -> Expr:
         rest = iter(coords)
         at = [
             const(int(begin[d]), "int32")
@@ -212,9 +202,7 @@ def _gather(lo: Lowering, group: Group) -> None:
     axis, rank = int(node.attrs["axis"]), indices.ndim
     n = width(x.shape[-1]) if axis < len(x.shape) - 1 and _last(out) == x.shape[-1] else 1
 
-    def value(
-        kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int
-    ) -> Expr:
+    def value(kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int) -> Expr:
         where = _flat(coords[axis : axis + rank], indices.shape) if rank else const(0, "int32")
         middle = kernel.integer(ks[1], where)
         return kernel.load(
@@ -237,9 +225,7 @@ def _nearest(lo: Lowering, group: Group) -> None:
         for d in (1, 2)
     ]
 
-    def value(
-        kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int
-    ) -> Expr:
+    def value(kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int) -> Expr:
         b, y, z, c = coords
         at = [b, kernel.integer(ks[1], y), kernel.integer(ks[2], z), c]
         return kernel.load(ks[0], _flat(at, x.shape), n)
@@ -255,9 +241,7 @@ def _bilinear(lo: Lowering, group: Group) -> None:
         lower, upper, share = rs.bilinear_float(x.shape[d], out.shape[d], *_flags(lo, group))
         tables += [lower.astype(np.int32), upper.astype(np.int32), share.astype(np.float32)]
 
-    def value(
-        kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int
-    ) -> Expr:
+    def value(kernel: Kernel, ks: list[int], index: Expr, coords: tuple[Expr, ...], n: int) -> Expr:
         b, y, z, c = coords
         rows = [T.Bind(kernel.integer(ks[k], y)) for k in (1, 2)]
         cols = [T.Bind(kernel.integer(ks[k], z)) for k in (4, 5)]

@@ -229,6 +229,7 @@ def _softmax(lo: Lowering, group: Group) -> None:
     beta = const(float(node.attr("beta", 1.0)), "float32")
     row_items = _Row(lo, kernel, columns)
     with row_items.body(x.elements // columns) as (_, row, _z):
+
         def at(i: Expr) -> Expr:
             return row * columns + i
 
@@ -255,6 +256,7 @@ def _layer_norm(lo: Lowering, group: Group) -> None:
     eps = const(float(node.attrs["epsilon"]), "float32")
     row_items = _Row(lo, kernel, columns)
     with row_items.body(x.elements // columns) as (_, row, _z):
+
         def value(i: Expr) -> Expr:
             return kernel.load(src, row * columns + i)
 
