@@ -335,9 +335,8 @@ def test_the_runner_survives_every_broken_plan(small: Artifact, tmp_path: Path) 
 
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
     flags += ["-fno-sanitize-recover=all", "-o", "runner"]
-    subprocess.run(
-        ["cc", *flags, str(RUNTIME / "runner.c"), "-ldl"], cwd=tmp_path, check=True, timeout=120
-    )
+    sources = [str(RUNTIME / name) for name in ("runner.c", "plan.c")]
+    subprocess.run(["cc", *flags, *sources, "-ldl"], cwd=tmp_path, check=True, timeout=120)
     for name in ("kernels.cl", "weights.bin"):
         (tmp_path / name).write_bytes(small.file(name).read_bytes())
     (tmp_path / "in.bin").write_bytes(inputs_of(small.graph, 1)[0].tobytes())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import filecmp
+import io
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import opgen
 import opgen_all  # noqa: F401  registers every generator
 import pytest
-from engine_case import compile_with, data_for, int8_net
+from elftools.elf.elffile import ELFFile
+from engine_case import QEMU, compile_with, data_for, int8_net, needs_qemu
 from mobile_gpu_case import mobilenet_v2, needs_opencl, small_net, virtual
 from tvm_case import Case, merge
 
@@ -203,10 +206,6 @@ def check_merged(several: list[Case], folder: Path, limit: float) -> None:
 @pytest.mark.slow
 def test_programs_are_for_linux_and_android() -> None:
     """What a phone's loader reads: the interpreter, the libraries, 16 KiB pages."""
-    import io
-
-    from elftools.elf.elffile import ELFFile
-
     why = program.why_missing()
     if why is not None:
         pytest.skip(why)
@@ -227,3 +226,61 @@ def test_programs_are_for_linux_and_android() -> None:
             assert elf["e_type"] == "ET_DYN"  # Android starts nothing else
             loads = [s for s in segments if s["p_type"] == "PT_LOAD"]
             assert all(s["p_align"] % 16384 == 0 for s in loads)
+
+
+_BIONIC = """
+#include <stdlib.h>
+void __libc_init(long *stack, void (*on_exit)(void), int (*run)(int, char **, char **), void *lists) {
+    (void)on_exit;
+    (void)lists;
+    exit(run((int)stack[0], (char **)(stack + 1), (char **)(stack + 2 + stack[0])));
+}
+"""
+_GLIBC = Path("/usr/aarch64-linux-gnu")
+
+
+@pytest.mark.slow
+@needs_qemu
+@pytest.mark.skipif(
+    not (_GLIBC / "lib" / "ld-linux-aarch64.so.1").exists(),
+    reason="no C library for 64-bit Arm is installed (libc6-arm64-cross)",
+)
+def test_the_android_program_starts_where_bionic_would_start_it(tmp_path: Path) -> None:
+    """Its entry point, relocations and plan reader, on glibc with bionic's entry in front: there is
+    no Android here. It gets as far as looking for libOpenCL."""
+    from edgekit_targets.tvm_ import zig
+
+    why = program.why_missing()
+    if why is not None:
+        pytest.skip(why)
+    shim = ["-target", "aarch64-linux-gnu.2.28", "-shared", "-fPIC"]
+    for library, text in (("libc", _BIONIC), ("libdl", "int ek_nothing;")):
+        (tmp_path / f"{library}.c").write_text(text)
+        names = [f"-Wl,-soname,{library}.so", "-o", f"{library}.so", f"{library}.c"]
+        zig.run([*shim, *names], "building the stand-in", tmp_path)
+    (tmp_path / "runner").write_bytes(program.for_target()[program.ANDROID])
+    (tmp_path / "runner").chmod(0o755)
+
+    def run(*args: str) -> str:
+        loader = [str(_GLIBC / "lib" / "ld-linux-aarch64.so.1"), "--library-path"]
+        command = [str(QEMU), *loader, f"{tmp_path}:{_GLIBC / 'lib'}", "./runner", *args]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        return done.stdout
+
+    assert "usage: runner" in run("gpu")
+    assert "no OpenCL library was found" in run("gpu", "info")
+    for name in ("weights.bin", "kernels.cl", "in.bin"):
+        (tmp_path / name).write_bytes(bytes(64))
+    for plan, said in (
+        ("nonsense", "no launch plan"),
+        (
+            "edgekit-opencl-plan 1\nbuffers 1\n64\n"
+            "constants 0\ninputs 1\n0 64\noutputs 1\n0 64\nkernels 0\n",
+            "no OpenCL library",
+        ),
+    ):
+        (tmp_path / "plan.txt").write_text(plan)
+        assert said in run("gpu", "run", "in.bin", "out.bin")

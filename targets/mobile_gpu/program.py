@@ -1,4 +1,4 @@
-"""The runner: one C file, built by zig for 64-bit Arm under Linux and Android, and for this machine.
+"""The runner: a small C program, built by zig for 64-bit Arm under Linux and Android, and for this machine.
 
 Android needs no NDK: the program's few library functions are declared in ``bionic.h`` and linked
 against empty stand-ins for ``libc.so`` and ``libdl.so``, which the phone replaces by its own.
@@ -74,7 +74,7 @@ def _built(triple: str) -> bytes:
         if triple.endswith("android"):
             _android(work, triple)
         else:
-            arguments = ["-target", triple, *_FLAGS, "-o", "runner", "runner.c", "-ldl"]
+            arguments = ["-target", triple, *_FLAGS, "-o", "runner", "runner.c", "plan.c", "-ldl"]
             zig.run(arguments, "building the OpenCL runner", work)
         data = (work / "runner").read_bytes()
     _keep(kept, data)
@@ -125,6 +125,7 @@ def _android(work: Path, triple: str) -> None:
             "runner",
             "start_android.c",
             "runner.c",
+            "plan.c",
             "libc.so",
             "libdl.so",
         ],

@@ -2,7 +2,7 @@
 #include <stddef.h>
 
 typedef int ek_main(int, char **, char **);
-/* structors: arrays that end in 0; the -1 at the front is skipped, as crtbegin has it. */
+/* Nothing of this program runs before main or after it, so there are no lists of functions. */
 struct structors {
     void (**preinit)(void);
     void (**init)(void);
@@ -13,15 +13,13 @@ int main(int argc, char **argv);
 __attribute__((noreturn)) void __libc_init(void *, void (*)(void), ek_main *,
                                            const struct structors *);
 
-static void (*no_functions[])(void) = {(void (*)(void))(-1), NULL};
-
 static int call_main(int argc, char **argv, char **environment) {
     (void)environment;
     return main(argc, argv);
 }
 
 __attribute__((noreturn, used)) void ek_begin(void *stack) {
-    const struct structors none = {no_functions, no_functions, no_functions};
+    const struct structors none = {NULL, NULL, NULL};
     __libc_init(stack, NULL, call_main, &none);
 }
 
