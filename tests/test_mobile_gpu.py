@@ -18,7 +18,7 @@ from netgen import Net
 from edgekit import api
 from edgekit.artifact import Artifact
 from edgekit.cli import main
-from edgekit.devices import list_transports, open_device
+from edgekit.devices import open_device
 from edgekit.doctor import examine
 from edgekit.errors import DeviceError, InputError, ToolchainError, UnsupportedError
 from edgekit.graph import reference
@@ -212,6 +212,8 @@ def test_a_tvm_that_does_not_do_is_one_sentence_and_leaves_nothing(
     engines = {e.name: e for e in BACKEND.engines(get_target("adreno-650"))}
     assert not engines["opencl"].usable and word in str(engines["opencl"].why_not)
     assert engines["litert-fp16"].usable
+    (entry,) = [e for e in BACKEND.examine() if e["name"] == "TVM for OpenCL"]  # type: ignore[attr-defined]
+    assert not entry["ok"] and word in entry["how"]
     with pytest.raises((ToolchainError, InputError), match=word):
         api.compile(
             float_net(), "adreno-650", tmp_path / "out", options=CompileOptions(engine="opencl")
@@ -264,8 +266,10 @@ def test_no_opencl_platform_is_one_sentence_and_leaves_nothing_half_written(
 
 
 def test_no_opencl_platform_shows_in_devices_and_doctor(no_platform: None) -> None:
-    (line,) = [t for t in list_transports() if "virtual:opencl" in t.devices]
-    assert not line.usable and "OpenCL" in str(line.why_not)
+    document = api.devices()
+    (line,) = [t for t in document["transports"] if t["name"] == "pocl"]
+    assert not line["usable"] and "OpenCL" in line["why_not"]
+    assert {"name": "virtual:opencl", "transport": "pocl", "usable": False} in document["devices"]
     (entry,) = [e for e in examine() if e["name"] == "OpenCL on the CPU"]
     assert not entry["ok"] and "apt-get install" in entry["how"]
 

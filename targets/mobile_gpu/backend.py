@@ -8,6 +8,7 @@ from typing import Any
 from edgekit.devices.base import Device, TransportInfo
 from edgekit.targets.schema import Target
 from edgekit_targets.engine_backend import EngineBackend
+from edgekit_targets.tvm_ import check
 
 from . import probe
 from .config import parse
@@ -41,8 +42,15 @@ class MobileGpuBackend(EngineBackend):
 
     def examine(self) -> Sequence[dict[str, Any]]:
         """For ``edgekit doctor``."""
-        found = probe.cpu()
+        found, bad = probe.cpu(), check.why_not()
         return [
+            {
+                "name": "TVM for OpenCL",
+                "ok": bad is None,
+                "version": check.version("apache-tvm"),
+                "needed_for": "engines opencl and opencl-fp16 of mobile_gpu targets",
+                "how": bad or "pip install 'edgekit[tvm]'",
+            },
             {
                 "name": "OpenCL on the CPU",
                 "ok": found is not None,
