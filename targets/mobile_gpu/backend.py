@@ -57,5 +57,5 @@ class MobileGpuBackend(EngineBackend):
                 "version": None if found is None else f"{found.platform} {found.driver}",
                 "needed_for": f"running mobile_gpu artifacts here ({NAME})",
                 "how": "apt-get install pocl-opencl-icd",
-            }
+            },
         ]
