@@ -229,7 +229,7 @@ def test_programs_are_for_linux_and_android() -> None:
 
 
 _BIONIC = """
-#include <stdlib.h>
+void exit(int);
 void __libc_init(long *stack, void (*on_exit)(void), int (*run)(int, char **, char **), void *lists) {
     (void)on_exit;
     (void)lists;
@@ -253,10 +253,11 @@ def test_the_android_program_starts_where_bionic_would_start_it(tmp_path: Path) 
     why = program.why_missing()
     if why is not None:
         pytest.skip(why)
-    shim = ["-target", "aarch64-linux-gnu.2.28", "-shared", "-fPIC"]
+    glibc = str(_GLIBC / "lib" / "libc.so.6")
+    shim = ["-target", "aarch64-linux-android", "-shared", "-fPIC", "-nostdlib", "-O2"]
     for library, text in (("libc", _BIONIC), ("libdl", "int ek_nothing;")):
         (tmp_path / f"{library}.c").write_text(text)
-        names = [f"-Wl,-soname,{library}.so", "-o", f"{library}.so", f"{library}.c"]
+        names = [f"-Wl,-soname,{library}.so", "-o", f"{library}.so", f"{library}.c", glibc]
         zig.run([*shim, *names], "building the stand-in", tmp_path)
     (tmp_path / "runner").write_bytes(program.for_target()[program.ANDROID])
     (tmp_path / "runner").chmod(0o755)
