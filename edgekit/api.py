@@ -85,8 +85,9 @@ def targets(name: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:
 def devices() -> dict[str, Any]:
     """What can be reached now: ``transports[]`` and ``devices[]``."""
     from edgekit.devices import list_transports
+    from edgekit.targets.registry import list_transports as of_families
 
-    transports = list_transports()
+    transports = [*list_transports(), *of_families()]
     return {
         "transports": [
             {"name": t.name, "usable": t.usable, "why_not": t.why_not} for t in transports

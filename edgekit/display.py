@@ -317,7 +317,13 @@ def engines(d: Mapping[str, Any]) -> None:
                 f"{number(latency)} ms" if latency is not None else "-",
                 number(instructions),
                 e["kind"] or "",
-                ("kept" if e["name"] == d["engine"] else e["reason"] or "slower") + mark,
+                (
+                    "kept"
+                    if e["name"] == d["engine"]
+                    else e["reason"]
+                    or ("slower" if any(total.values()) else "no figure to compare")
+                )
+                + mark,
             )
         )
     columns = ("engine", "type", "verified", "held to", ">latency", ">instructions", "kind", "")

@@ -48,6 +48,8 @@ if [ "$purpose" = dev ]; then
     need cmake cmake
     need qemu-aarch64 qemu-user # not qemu-user-static: only this one takes plug-ins
     need chromium chromium
+    ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1 ||
+        packages="$packages pocl-opencl-icd ocl-icd-libopencl1"
 fi
 if [ -n "$packages" ]; then
     say "installing system packages:$packages"

@@ -200,3 +200,18 @@ def test_plugins_of_others_are_found_and_broken_ones_disturb_nobody(plugins: Non
     assert get_target("t1").family == "toaster"
     with pytest.raises(InputError, match="does not load"):
         get_family("broken")
+
+
+def test_every_package_is_installed() -> None:
+    """An editable install finds a folder that the list of packages forgot; a wheel does not."""
+    import tomllib
+
+    root = Path(__file__).parents[1]
+    setup = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {v: k for k, v in setup["package-dir"].items()}
+    found = {
+        ".".join([folders[p.relative_to(root).parts[0]], *p.relative_to(root).parts[1:-1]])
+        for top in folders
+        for p in (root / top).rglob("__init__.py")
+    }
+    assert found == set(setup["packages"])

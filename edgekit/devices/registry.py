@@ -78,7 +78,8 @@ def _open_virtual(name: str, target: Any) -> Device:
 
 
 def list_transports() -> list[TransportInfo]:
-    """Every way to reach devices, usable here or not (then with the reason and what would help)."""
+    """Every way to reach devices, usable here or not (then with the reason and what would help).
+    Families may add more: :func:`edgekit.targets.registry.list_transports`."""
     from edgekit.devices.qemu import why_unusable
 
     unicorn_missing = (

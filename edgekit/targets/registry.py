@@ -20,6 +20,7 @@ from edgekit.errors import EdgekitError, InputError
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+    from edgekit.devices.base import TransportInfo
     from edgekit.targets.base import Backend, EngineInfo, Family
     from edgekit.targets.schema import Target
 
@@ -197,3 +198,18 @@ def list_targets() -> list[TargetEntry]:
                     TargetEntry(name, family.name, target.description, target.board, engines)
                 )
     return entries
+
+
+def list_transports() -> list[TransportInfo]:
+    """The ways to reach devices that families have of their own; a broken family has none."""
+    from edgekit.targets.base import ListsTransports
+
+    found: list[TransportInfo] = []
+    for family in families():
+        try:
+            backend = get_backend(family.name)
+        except EdgekitError:
+            continue
+        if isinstance(backend, ListsTransports):
+            found += backend.transports()
+    return found
