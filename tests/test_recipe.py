@@ -98,5 +98,7 @@ def test_apply_logs_and_resumes(tmp_path: Path) -> None:
 def test_a_step_without_its_data_says_so() -> None:
     g = dead_network(np.random.default_rng(1), 0.0)
     recipe = recipes.parse({"steps": [{"step": "quantize"}]})
-    with pytest.raises(InputError, match=r"step 1 \('quantize'\) of recipe: quantize needs samples"):
+    with pytest.raises(
+        InputError, match=r"step 1 \('quantize'\) of recipe: quantize needs samples"
+    ):
         recipes.apply(recipe, g, StepContext())

@@ -44,9 +44,7 @@ if TYPE_CHECKING:
     from edgekit.targets.schema import Target
 
 #: Modules that register steps when imported; a new family of steps is one more name here.
-_FAMILIES = (
-    "edgekit.compress.basic_steps",
-)
+_FAMILIES = ("edgekit.compress.basic_steps",)
 
 
 def _silent(line: str) -> None:
@@ -90,7 +88,9 @@ class StepContext:
     def need_data(self, what: str, at_least: int = 1) -> Dataset:
         """The samples; InputError naming ``what`` needs them where there are none, or too few."""
         if self.data is None:
-            raise InputError(f"{what} needs samples; give some with --data file.npz[:x_key[,y_key]]")
+            raise InputError(
+                f"{what} needs samples; give some with --data file.npz[:x_key[,y_key]]"
+            )
         if len(self.data) < at_least:
             raise InputError(
                 f"{what} needs at least {at_least} samples; {self.data.source} holds {len(self.data)}"
