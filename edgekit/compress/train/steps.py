@@ -1,0 +1,222 @@
+"""The training steps of recipes. Each is one of this package's functions with a recipe's options.
+
+All of them train float graphs: they stand before ``quantize`` in a recipe (``qat`` and ``adaround``
+make the integer graph themselves). The teacher is the network that the recipe began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from edgekit.compress.steps import Count, StepContext, Within, step
+from edgekit.compress.train.options import Augmentation, TrainOptions
+from edgekit.errors import InputError
+from edgekit.graph.ir import Graph
+
+if TYPE_CHECKING:
+    from edgekit.compress.train.batches import TrainData
+
+Rate = Annotated[float, Within(0, open_low=True)]
+Unit = Annotated[float, Within(0, 1)]
+_OWN = {"steps", "batch", "lr", "augment", "seed", "device"}
+
+
+def float_graph(graph: Graph, what: str) -> Graph:
+    """``graph``; InputError when it holds integers that training cannot move."""
+    for t in graph.tensors.values():
+        if t.quant is not None:
+            raise InputError(
+                f"{what} trains float models and '{graph.name}' is quantized (tensor '{t.name}'); "
+                "a recipe with it before 'quantize' would be accepted"
+            )
+    return graph
+
+
+def training_data(graph: Graph, ctx: StepContext, what: str, labels: bool = False) -> TrainData:
+    """The context's samples for training; InputError where there are none, or no labels."""
+    from edgekit.compress.train.batches import TrainData
+
+    inputs = ctx.inputs(graph, what, at_least=2)
+    y = ctx.labels(graph)
+    if labels and y is None:
+        raise InputError(f"{what} needs labels; give some with --data file.npz:x_key,y_key")
+    return TrainData(tuple(inputs), y)
+
+
+def options_of(
+    ctx: StepContext,
+    samples: int,
+    steps: int | None,
+    epochs: float | None,
+    batch: int,
+    lr: float,
+    augment: list[Augmentation],
+    training: dict[str, Any] | None,
+    **defaults: Any,
+) -> TrainOptions:
+    """A recipe's options as :class:`TrainOptions`; ``epochs`` counts where ``steps`` is not given."""
+    more = dict(training or {})
+    known = {f.name for f in fields(TrainOptions)} - _OWN
+    for name in more:
+        if name not in known:
+            raise InputError(
+                f"training option '{name}' is unknown; known are {', '.join(sorted(known))}"
+            )
+    if steps is None:
+        steps = round((20.0 if epochs is None else epochs) * samples / min(batch, samples))
+    return TrainOptions(**{**defaults, **more}, steps=max(1, steps), batch=batch, lr=lr,
+                        augment=tuple(augment), seed=1000 * ctx.seed + ctx.index,
+                        device=ctx.device)  # fmt: skip
+
+
+@step("fine-tune", cites="cross-entropy training; batch norm: Ioffe & Szegedy, ICML 2015")
+def fine_tune(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 2e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    label_smoothing: Unit = 0.0,
+    keep_zeros: bool = True,
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Train with labels."""
+    from edgekit.compress.train import distill as d
+
+    data = training_data(float_graph(graph, "fine-tune"), ctx, "fine-tune", labels=True)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    run = d.fine_tune(graph, data, options, label_smoothing=label_smoothing,
+                      keep_zeros=keep_zeros, work=ctx.work, progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options))
+    return run.graph
+
+
+@step(
+    "distill",
+    cites="Hinton et al. 2015; Zagoruyko & Komodakis, ICLR 2017; Romero et al., ICLR 2015",
+)
+def distill(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 2e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    temperature: Rate = 2.0,
+    labels: Unit = 0.0,
+    hints: Literal["none", "attention", "feature"] = "none",
+    hint_weight: Rate = 1.0,
+    hint_tensors: list[str] | None = None,
+    keep_zeros: bool = True,
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Teach the network to answer as the original one, on unlabelled samples or with labels mixed in."""
+    from edgekit.compress.train import distill as d
+
+    data = training_data(float_graph(graph, "distill"), ctx, "distill", labels > 0)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    run = d.distill(graph, ctx.original or graph, data, options, temperature=temperature,
+                    labels=labels, hints=hints, hint_weight=hint_weight,
+                    hint_tensors=hint_tensors, keep_zeros=keep_zeros, work=ctx.work,
+                    progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options))
+    return run.graph
+
+
+@step("born-again", cites="Furlanello et al., ICML 2018")
+def born_again(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    generations: Count = 2,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 2e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    temperature: Rate = 2.0,
+    labels: Unit = 0.0,
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Generations of the network, each taught by the one before and the original."""
+    from edgekit.compress.train import distill as d
+
+    data = training_data(float_graph(graph, "born-again"), ctx, "born-again", labels > 0)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    run = d.born_again(graph, ctx.original or graph, data, options, generations=generations,
+                       temperature=temperature, labels=labels, work=ctx.work,
+                       progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options))
+    return run.graph
+
+
+@step("snapshot-distill", cites="Huang et al., ICLR 2017")
+def snapshot_distill(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    cycles: Annotated[int, Within(2)] = 3,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 2e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    temperature: Rate = 2.0,
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Teach the network by the ensemble of the minima of one cyclic run, with as many steps again."""
+    from edgekit.compress.train import distill as d
+    from edgekit.compress.train.objectives import Distillation
+
+    data = training_data(float_graph(graph, "snapshot-distill"), ctx, "snapshot-distill")
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    goal = Distillation(graph, [ctx.original or graph], temperature=temperature)
+    found = d.snapshots(graph, goal, data, options, cycles=cycles, work=ctx.work,
+                        progress=ctx.progress)  # fmt: skip
+    run = d.distill(found[-1], found, data, options, temperature=temperature, work=ctx.work,
+                    progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options), snapshots=len(found))
+    return run.graph
+
+
+@step("mutual", cites="Zhang et al., CVPR 2018")
+def mutual(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    labels: bool = False,
+    weight: Rate = 1.0,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 2e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Train beside a copy of the original, each following the other (and labels, or the original)."""
+    from edgekit.compress.train import distill as d
+
+    data = training_data(float_graph(graph, "mutual"), ctx, "mutual", labels)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    original = ctx.original or graph
+    run = d.mutual(graph, original, data, options, teacher=None if labels else original,
+                   weight=weight, work=ctx.work, progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options))
+    return run.graph
+
+
+def facts(run: Any, options: TrainOptions) -> dict[str, Any]:
+    """What the log says of a training run."""
+    loss = [v for _, v in run.loss]
+    return {
+        "training": options.to_json(),
+        "loss": {"first": loss[0], "last": loss[-1]} if loss else {},
+        "precision": run.precision,
+        "resumed_after_step": run.resumed,
+    }
