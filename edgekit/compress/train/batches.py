@@ -114,7 +114,8 @@ class Batches:
 
 
 def as_float(a: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(a, np.float32))
+    a = np.ascontiguousarray(a, np.float32)
+    return torch.from_numpy(a if a.flags.writeable else a.copy())
 
 
 def _flip(x: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:

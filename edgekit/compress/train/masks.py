@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from edgekit.compress.train.module import TrainModule, weighted_nodes
+from edgekit.compress.train.module import Hook, TrainModule, weighted_nodes
 from edgekit.compress.train.trainer import Extension
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
@@ -126,7 +126,7 @@ class Masks(Extension):
             self._buffers[name] = getattr(module, f"mask_{i}")
             module.hook_constant(name, self._hook(name))
 
-    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+    def _hook(self, name: str) -> Hook:
         def hook(weight: torch.Tensor) -> torch.Tensor:
             w = weight * self._buffers[name].to(weight.dtype)
             if self.watch_gradients and w.requires_grad:

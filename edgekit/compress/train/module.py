@@ -162,6 +162,16 @@ class TrainModule(GraphModule):
                 self.on_value[n.outputs[0]] = norm
                 self._norm_of[key] = n.inputs[1] or "", biases[n.name], WEIGHT_AXIS[n.type]
 
+    def hook_constant(self, name: str, hook: Hook) -> None:
+        """Add a hook behind those that the constant has."""
+        before = self.on_constant.get(name)
+        self.on_constant[name] = hook if before is None else lambda x: hook(before(x))
+
+    def hook_value(self, name: str, hook: Hook) -> None:
+        """Add a hook behind those that the activation has."""
+        before = self.on_value.get(name)
+        self.on_value[name] = hook if before is None else lambda x: hook(before(x))
+
     def values(
         self, inputs: Sequence[torch.Tensor], watch: Iterable[str]
     ) -> dict[str, torch.Tensor]:

@@ -220,3 +220,61 @@ def facts(run: Any, options: TrainOptions) -> dict[str, Any]:
         "precision": run.precision,
         "resumed_after_step": run.resumed,
     }
+
+
+@step("adaround", cites="Nagel et al., ICML 2020")
+def adaround(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    observer: Literal["auto", "minmax", "percentile", "mse", "entropy"] = "auto",
+    equalize: bool = False,
+    bits: Literal[8, 4] = 8,
+    first_and_last: Literal[8, 4] = 8,
+    iterations: Count = 500,
+    samples: Count = 200,
+) -> Graph:
+    """Post-training quantization with learned rounding of the weights, to int8 or int4."""
+    from edgekit.compress.ptq import QuantizeOptions
+    from edgekit.compress.train.adaround import AdaRoundOptions
+    from edgekit.compress.train.adaround import adaround as function
+
+    options = AdaRoundOptions(iterations=iterations, bits=bits, first_and_last=first_and_last,
+                              seed=1000 * ctx.seed + ctx.index)  # fmt: skip
+    inputs = ctx.inputs(float_graph(graph, "adaround"), "adaround", samples, at_least=2)
+    quantize = QuantizeOptions(observer=observer, equalize=equalize)
+    return function(graph, inputs, quantize, options, ctx.progress)
+
+
+@step("qat", cites="Esser et al., LSQ, ICLR 2020; Jacob et al., CVPR 2018")
+def qat(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    bits: Literal[8, 4] = 8,
+    first_and_last: Literal[8, 4] = 8,
+    observer: Literal["auto", "minmax", "percentile", "mse", "entropy"] = "auto",
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 64,
+    lr: Rate = 5e-4,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    temperature: Rate = 2.0,
+    labels: Unit = 0.0,
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Train under int8 (or int4 weight) arithmetic, taught by the original; gives the integer graph."""
+    from edgekit.compress.ptq import QuantizeOptions
+    from edgekit.compress.train.objectives import Distillation
+    from edgekit.compress.train.qat import qat as function
+
+    data = training_data(float_graph(graph, "qat"), ctx, "qat", labels > 0)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    out, run = function(
+        graph,
+        lambda g: Distillation(g, [ctx.original or graph], temperature=temperature, labels=labels),
+        data, options, quantize=QuantizeOptions(observer=observer), bits=bits,
+        first_and_last=first_and_last, work=ctx.work, progress=ctx.progress,
+    )  # fmt: skip
+    ctx.note(**facts(run, options))
+    return out
