@@ -82,6 +82,7 @@ def test_distillation_without_labels_repairs_a_damaged_network() -> None:
     assert accuracy_of(out) > 0.93
 
 
+@pytest.mark.slow
 def test_fine_tuning_with_labels_repairs_a_damaged_network() -> None:
     from edgekit_models.train_digits import data
 
@@ -91,6 +92,7 @@ def test_fine_tuning_with_labels_repairs_a_damaged_network() -> None:
     assert accuracy_of(out) > 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_learning_rate_does_not_depend_on_the_input_unit(optimizer: str) -> None:
     """The same network for inputs 100 times as large trains the same way."""
@@ -275,6 +277,7 @@ def test_small_networks_stay_in_float32() -> None:
     assert choose_precision(digits(), TrainOptions(precision="bfloat16"), 32) == "bfloat16"
 
 
+@pytest.mark.slow
 def test_bfloat16_trains() -> None:
     g, bad = digits(), damaged(digits(), 0.5)
     options = TrainOptions(steps=60, batch=32, lr=4e-3, precision="bfloat16")
@@ -284,6 +287,7 @@ def test_bfloat16_trains() -> None:
 # -- as steps of a recipe --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_steps_of_a_recipe(tmp_path: Path) -> None:
     from edgekit_models.train_digits import data
 

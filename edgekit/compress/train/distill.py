@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from edgekit.compress.train.batches import Batch, TrainData
+from edgekit.compress.train.capture import Capture
 from edgekit.compress.train.masks import Masks, zeros_of
 from edgekit.compress.train.module import TrainModule
 from edgekit.compress.train.objectives import (
@@ -103,42 +104,12 @@ def born_again(
     return result
 
 
-class _Collector(Extension):
-    """The network at the end of every cycle of the learning rate, before the restart."""
-
-    def __init__(self, options: TrainOptions) -> None:
-        rates = [options.rate(s) for s in range(options.steps)]
-        warm = options.warmup * options.steps
-        #: steps after which the rate rises again, and the last
-        self.ends = [s for s in range(options.steps)
-                     if s + 1 == options.steps or (s >= warm and rates[s + 1] > rates[s])]  # fmt: skip
-        self.names: list[str] = []
-
-    def key(self) -> str:
-        return f"snapshots {self.ends}"
-
-    def attach(self, module: TrainModule) -> None:
-        state = module.state_dict()
-        self.names = list(state)
-        for k in range(len(self.ends)):
-            for i, name in enumerate(self.names):
-                module.register_buffer(f"snapshot_{k}_{i}", state[name].detach().clone())
-
-    def after_step(self, module: TrainModule, step: int, optimizer: torch.optim.Optimizer) -> None:
-        if step in self.ends:
-            state, k = module.state_dict(), self.ends.index(step)
-            for i, name in enumerate(self.names):
-                state[f"snapshot_{k}_{i}"].copy_(state[name])
-
-    def graphs(self, module: TrainModule) -> list[Graph]:
-        here = {k: v.clone() for k, v in module.state_dict().items()}
-        out = []
-        for k in range(len(self.ends)):
-            kept = {n: here[f"snapshot_{k}_{i}"] for i, n in enumerate(self.names)}
-            module.load_state_dict({**here, **kept})
-            out.append(module.eval().finished())
-        module.load_state_dict(here)
-        return out
+def _ends(options: TrainOptions) -> list[int]:
+    """Numbers of steps after which the learning rate rises again, and the last."""
+    rates = [options.rate(s) for s in range(options.steps)]
+    warm = options.warmup * options.steps
+    inner = [s + 1 for s in range(options.steps - 1) if s >= warm and rates[s + 1] > rates[s]]
+    return [*inner, options.steps]
 
 
 def snapshots(
@@ -154,10 +125,10 @@ def snapshots(
     """``cycles`` networks from one run with cosine restarts; the last is the run's result. Their
     ensemble is a teacher: give the list to :func:`distill`."""
     options = replace(options or TrainOptions(), schedule="cyclic", cycles=cycles)
-    collector = _Collector(options)
-    run = train(graph, data, objective, options, extensions=[collector], work=work,
+    capture = Capture(_ends(options))
+    run = train(graph, data, objective, options, extensions=[capture], work=work,
                 name="snapshots", progress=progress)  # fmt: skip
-    return collector.graphs(run.module)
+    return capture.graphs(run.module)
 
 
 class _Peer(Objective):

@@ -58,7 +58,7 @@ def largest(scores: Mapping[str, np.ndarray], keep: float, *, per_layer: bool = 
             ) -> dict[str, np.ndarray]:  # fmt: skip
     """Masks of the ``keep`` share with the largest scores, of all layers together or of each.
 
-    Every layer keeps at least one weight an output, so that none is cut through.
+    Every layer keeps at least one weight, so that none is cut through.
     """
     if not 0.0 < keep <= 1.0:
         raise InputError(f"the share of weights to keep is {keep}; accepted is a number in (0, 1]")
@@ -83,14 +83,16 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
     return mask.reshape(scores.shape)
 
 
-def magnitudes(graph: Graph, names: list[str] | None = None) -> dict[str, np.ndarray]:
-    """``|w|`` of the maskable weights."""
-    out = {}
-    for name in maskable(graph) if names is None else names:
-        data = graph.tensor(name).data
-        assert data is not None
-        out[name] = np.abs(data)
-    return out
+def lamp(weights: np.ndarray) -> np.ndarray:
+    """Magnitudes that compare between layers of any scale: ``w^2`` over the sum of all squares of the
+    layer that are not smaller (Lee et al., "Layer-adaptive Sparsity for the Magnitude-based Pruning",
+    ICLR 2021)."""
+    squares = weights.astype(np.float64).ravel() ** 2
+    order = np.argsort(squares, kind="stable")
+    above = np.cumsum(squares[order][::-1])[::-1]
+    out = np.zeros(squares.size)
+    out[order] = squares[order] / np.maximum(above, 1e-300)
+    return out.reshape(weights.shape)
 
 
 class Masks(Extension):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from edgekit.compress.steps import Count, StepContext, Within, step
+from edgekit.compress.steps import Count, Share, StepContext, Within, step
 from edgekit.compress.train.options import Augmentation, TrainOptions
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
@@ -278,3 +278,169 @@ def qat(
     )  # fmt: skip
     ctx.note(**facts(run, options))
     return out
+
+
+# -- sparse ----------------------------------------------------------------------------------------
+
+
+def _goal(ctx: StepContext, graph: Graph, labels: bool) -> Any:
+    """What makes the objective: labels where asked for, else the original's answers."""
+    from edgekit.compress.train.objectives import CrossEntropy, Distillation
+
+    teacher = ctx.original or graph
+    return CrossEntropy if labels else (lambda g: Distillation(g, [teacher]))
+
+
+@step("gradual-magnitude", cites="Zhu & Gupta 2017; LAMP: Lee et al., ICLR 2021")
+def gradual_magnitude(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    keep: Share,
+    labels: bool = False,
+    begin: Unit = 0.0,
+    end: Unit = 0.7,
+    every: Count = 10,
+    per_layer: bool = False,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 2e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Train while the smallest weights are set to zero, along a cubic schedule."""
+    from edgekit.compress.train.masks import sparsity
+    from edgekit.compress.train.sparse.gradual import Gradual
+    from edgekit.compress.train.trainer import train
+
+    what = "gradual-magnitude"
+    data = training_data(float_graph(graph, what), ctx, what, labels)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    masks = Gradual(graph, options.steps, keep, begin=begin, end=end, every=every,
+                    per_layer=per_layer)  # fmt: skip
+    run = train(graph, data, _goal(ctx, graph, labels)(graph), options, extensions=[masks],
+                work=ctx.work, name=what, progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options), sparsity=sparsity(run.graph))
+    return run.graph
+
+
+@step("sparse-train", cites="SNIP: Lee et al., ICLR 2019; SET: Mocanu et al., 2018; RigL: Evci et al., "
+      "ICML 2020")  # fmt: skip
+def sparse_train(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    method: Literal["snip", "set", "rigl", "random"],
+    keep: Share,
+    fresh: bool = True,
+    labels: bool = False,
+    share: Unit = 0.3,
+    every: Count = 100,
+    until: Unit = 0.75,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 4e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Train a sparse network from fresh weights (or the given ones): the masks are SNIP's, move by
+    SET or RigL, or are random (the control)."""
+    from edgekit.compress.train.init import reinitialize
+    from edgekit.compress.train.masks import Masks, masked, sparsity
+    from edgekit.compress.train.sparse.dynamic import Dynamic, erdos_renyi
+    from edgekit.compress.train.sparse.snip import snip
+    from edgekit.compress.train.trainer import train
+
+    data = training_data(float_graph(graph, "sparse-train"), ctx, "sparse-train", labels)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    start = reinitialize(graph, data.inputs, options.seed) if fresh else graph
+    goal = _goal(ctx, graph, labels)
+    if method == "snip":
+        found = snip(start, data, goal(start), keep, seed=options.seed)
+    else:
+        found = erdos_renyi(start, keep, options.seed)
+    start = masked(start, found)
+    masks = Masks(found)
+    if method in ("set", "rigl"):
+        masks = Dynamic(found, options.steps, grow="random" if method == "set" else "gradient",
+                        share=share, every=every, until=until, seed=options.seed)  # fmt: skip
+    run = train(start, data, goal(start), options, extensions=[masks], work=ctx.work,
+                name=f"sparse {method}", progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options), sparsity=sparsity(run.graph))
+    return run.graph
+
+
+@step(
+    "lottery",
+    cites="Frankle & Carbin, ICLR 2019; Frankle et al., ICML 2020; Renda et al., ICLR 2020",
+)
+def lottery(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    keep: Share,
+    rounds: Count = 3,
+    rewind: Literal["start", "early", "learning-rate", "fresh"] = "early",
+    early: Unit = 0.05,
+    fresh: bool = True,
+    labels: bool = False,
+    per_layer: bool = False,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 4e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Rounds of training, dropping the smallest weights and rewinding, from fresh weights (or the
+    given ones)."""
+    from edgekit.compress.train.init import reinitialize
+    from edgekit.compress.train.masks import sparsity
+    from edgekit.compress.train.sparse.lottery import lottery as function
+
+    data = training_data(float_graph(graph, "lottery"), ctx, "lottery", labels)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    start = reinitialize(graph, data.inputs, options.seed) if fresh else graph
+    ticket = function(start, _goal(ctx, graph, labels), data, options, keep=keep, rounds=rounds,
+                      rewind=rewind, early=early, per_layer=per_layer, work=ctx.work,
+                      progress=ctx.progress)  # fmt: skip
+    ctx.note(training=options.to_json(), sparsity=sparsity(ticket.graph))
+    return ticket.graph
+
+
+@step("early-bird", cites="You et al., ICLR 2020")
+def early_bird(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    keep: Share,
+    every: Count = 50,
+    window: Count = 3,
+    bound: Unit = 0.1,
+    multiple: Count = 1,
+    fresh: bool = True,
+    labels: bool = False,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 4e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Train from fresh weights until the channel mask has settled, cut the channels, train the rest."""
+    from edgekit.compress.train.init import reinitialize
+    from edgekit.compress.train.sparse.early_bird import early_bird as function
+    from edgekit.compress.train.trainer import train
+
+    data = training_data(float_graph(graph, "early-bird"), ctx, "early-bird", labels)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    start = reinitialize(graph, data.inputs, options.seed) if fresh else graph
+    goal = _goal(ctx, graph, labels)
+    bird = function(start, goal(start), data, options, keep=keep, every=every, window=window,
+                    bound=bound, multiple=multiple, work=ctx.work, progress=ctx.progress)  # fmt: skip
+    run = train(bird.graph, data, goal(bird.graph), options, work=ctx.work, name="early bird, cut",
+                progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options), settled_at_step=bird.step, mask_distances=list(bird.distances))
+    return run.graph

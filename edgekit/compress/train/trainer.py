@@ -72,6 +72,10 @@ class Extension:
         """Scales of parameters of its own, by ``id``."""
         return {}
 
+    def finished(self, module: TrainModule) -> bool:
+        """True ends the run before its last step. A function of the module's state alone."""
+        return False
+
     def finish(self, graph: Graph) -> Graph:
         """The trained graph, as this extension wants it."""
         return graph
@@ -295,7 +299,7 @@ class _Run:
         pending: list[torch.Tensor] = []
         started = said = kept = time.monotonic()
         good = step
-        while step < total:
+        while step < total and not any(e.finished(self.module) for e in self.extensions):
             pending.append(self._step(step, device))
             step += 1
             now = time.monotonic()
@@ -311,9 +315,13 @@ class _Run:
                 self.progress(f"{self.name}: step {step} of {total}, loss {loss:.4g}, "
                               f"{duration(left)} left")  # fmt: skip
                 said = now
-            if keep or step == total:
+            if keep:
                 self._keep(step)
                 good, kept = step, now
+        if pending:
+            self._note(step, pending, good)
+        if good != step:
+            self._keep(step)
 
     def _step(self, step: int, device: torch.device) -> torch.Tensor:
         for g in self.optimizer.param_groups:
