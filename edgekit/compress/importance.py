@@ -22,7 +22,6 @@ networks that are no classifiers, of the squared error to an output with unit no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np

@@ -444,3 +444,40 @@ def early_bird(
                 progress=ctx.progress)  # fmt: skip
     ctx.note(**facts(run, options), settled_at_step=bird.step, mask_distances=list(bird.distances))
     return run.graph
+
+
+@step("distill-data-free", cites="Nayak et al., ICML 2019; Yin et al., DeepInversion, CVPR 2020")
+def distill_data_free(
+    graph: Graph,
+    ctx: StepContext,
+    *,
+    low: float,
+    high: float,
+    samples: Count = 1000,
+    synthesis_steps: Annotated[int, Within(0)] = 60,
+    steps: Count | None = None,
+    epochs: Rate | None = None,
+    batch: Count = 128,
+    lr: Rate = 2e-3,
+    augment: list[Augmentation] = [],  # noqa: B006 - read only
+    temperature: Rate = 2.0,
+    training: dict[str, Any] | None = None,
+) -> Graph:
+    """Distill on inputs that are made from the original network alone, in the range [low, high]."""
+    from edgekit.compress.train import distill as d
+    from edgekit.compress.train.batches import TrainData
+    from edgekit.compress.train.synthesize import SynthesisOptions, synthesize
+
+    what = "distill-data-free"
+    teacher = ctx.original or graph
+    made = synthesize(
+        float_graph(teacher, what),
+        SynthesisOptions(samples, low, high, synthesis_steps, seed=1000 * ctx.seed + ctx.index),
+        progress=ctx.progress,
+    )
+    data = TrainData(tuple(made))
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    run = d.distill(float_graph(graph, what), teacher, data, options, temperature=temperature,
+                    work=ctx.work, progress=ctx.progress)  # fmt: skip
+    ctx.note(**facts(run, options), synthesized=samples)
+    return run.graph
