@@ -31,6 +31,7 @@ from edgekit.compress.train.integer import (
     start_scale,
     with_weights,
 )
+from edgekit.compress.train.trainer import few_threads, work_of
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph, Node
 from edgekit.graph.to_torch.module import GraphModule, Step
@@ -77,7 +78,8 @@ def adaround(
     plan = planned(graph, inputs, quantize or QuantizeOptions(observer="auto"), progress)
     if not all(plan.graph.tensor(i).shape[:1] == (1,) for i in plan.graph.inputs):
         raise InputError(f"AdaRound runs samples together; '{graph.name}' has no sample axis")
-    return _Rounding(plan, inputs, options, progress).run()
+    with few_threads(work_of(plan.graph) * options.batch):
+        return _Rounding(plan, inputs, options, progress).run()
 
 
 class _Rounding:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgekit.compress.execute import is_classifier
 from edgekit.compress.train.batches import Batch, as_float
 from edgekit.compress.train.module import TrainModule
 from edgekit.errors import InputError
@@ -27,9 +28,8 @@ Kind = Literal["softmax", "logistic", "values"]
 def heads(graph: Graph) -> list[tuple[str, Kind]]:
     """For each output the tensor that an objective looks at, and what would squash it.
 
-    "softmax": class scores (through a SOFTMAX, or a dense layer of at least two that is the only
-    output's last operator and whose graph says nothing else is done with it); "logistic": one
-    probability each; "values": a regression.
+    "softmax": class scores, before a SOFTMAX or without one (:func:`.execute.is_classifier`);
+    "logistic": one probability each; "values": a regression.
     """
     producers = graph.producers()
     out: list[tuple[str, Kind]] = []
@@ -41,7 +41,8 @@ def heads(graph: Graph) -> list[tuple[str, Kind]]:
             kind: Kind = "softmax" if node.type == "SOFTMAX" else "logistic"
             out.append((node.inputs[0], kind))
         else:
-            out.append((name, "values"))
+            classes = not out and graph.tensor(name).is_float and is_classifier(graph)
+            out.append((name, "softmax" if classes else "values"))
     return out
 
 

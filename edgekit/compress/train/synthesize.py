@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from edgekit.compress.train.batches import as_float, in_batches
 from edgekit.compress.train.module import TrainModule, split_activations, weighted_nodes
 from edgekit.compress.train.objectives import heads
+from edgekit.compress.train.trainer import few_threads, work_of
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
 
@@ -131,8 +132,9 @@ def synthesize(
         if options.steps and (classes or known):
             if progress:
                 progress(f"making inputs: {start} of {options.samples}")
-            fresh = _improve(module, fresh, wanted, head if classes else None,
-                             {names[k]: v for k, v in known.items()}, options, rng)  # fmt: skip
+            with few_threads(work_of(graph) * count):
+                fresh = _improve(module, fresh, wanted, head if classes else None,
+                                 {names[k]: v for k, v in known.items()}, options, rng)  # fmt: skip
         for k, a in enumerate(fresh):
             out[k].append(a)
     return [np.concatenate(o) for o in out]

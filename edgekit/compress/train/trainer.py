@@ -139,7 +139,7 @@ def train(
     run = _Run(module, objective, optimizer, options, batches, precision, extensions, path, key, name,
                progress)  # fmt: skip
     started = time.monotonic()
-    with _repeatable(device, _work(graph) * batches.size):
+    with _repeatable(device, work_of(graph) * batches.size):
         run.go()
     module.eval()
     result = module.finished()
@@ -155,7 +155,7 @@ def choose_precision(graph: Graph, options: TrainOptions, batch: int) -> str:
     """ "float32" or "bfloat16" for ``options.precision``."""
     if options.precision != "auto":
         return options.precision
-    if _work(graph) * batch < _BF16_MACS:
+    if work_of(graph) * batch < _BF16_MACS:
         return "float32"
     if options.device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
@@ -200,21 +200,29 @@ def _key(
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
-def _work(graph: Graph) -> int:
+def work_of(graph: Graph) -> int:
+    """Multiply-accumulates of one sample."""
     return sum(macs(n, graph) for n in graph.nodes)
+
+
+@contextmanager
+def few_threads(batch_macs: int) -> Iterator[None]:
+    """One thread for small work: several would wait for each other most of the time, and on a busy
+    machine nearly all of it."""
+    before = torch.get_num_threads()
+    if batch_macs < _THREADED_MACS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
 def _repeatable(device: torch.device, batch_macs: int) -> Iterator[None]:
     if device.type != "cuda":
-        # threads of a small network wait for each other most of the time, on a busy machine all of it
-        before_threads = torch.get_num_threads()
-        if batch_macs < _THREADED_MACS:
-            torch.set_num_threads(1)
-        try:
+        with few_threads(batch_macs):
             yield
-        finally:
-            torch.set_num_threads(before_threads)
         return
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
@@ -415,7 +423,7 @@ def predict(graph: Graph, inputs: Sequence[np.ndarray], device: str = "cpu") -> 
     """The outputs of a float graph on many samples, computed in torch (float32)."""
     module = TrainModule(graph).to(device).eval()
     out: list[list[np.ndarray]] = [[] for _ in graph.outputs]
-    with torch.no_grad():
+    with few_threads(work_of(graph) * 250), torch.no_grad():
         for part in in_batches(inputs, 250):
             results = module(*[as_float(a).to(device) for a in part])
             results = results if isinstance(results, tuple) else (results,)
