@@ -23,12 +23,14 @@ from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
 
 Repair = Literal["none", "bias", "affine", "least_squares"]
-Allocation = Literal["global", "uniform", "sensitivity"]
+Allocation = Literal["global", "uniform", "sensitivity", "measured"]
 
 #: Widths at which a group's damage is measured.
 _MEASURED = 6
 #: Samples, and output positions a layer is fitted on, while damages are measured.
-_QUICK_SAMPLES, _QUICK_ROWS = 400, 12_000
+_QUICK_SAMPLES, _QUICK_ROWS, _QUICK_RIDGE = 1000, 30_000, 1e-2
+#: Steps in which allocation "measured" comes down to its budget.
+_STEPS = 6
 
 
 def strongest(score: np.ndarray, count: int) -> np.ndarray:
@@ -114,6 +116,8 @@ def plan(
         kept = allocate.uniform(cost, options, budget)
     elif allocation == "global":
         kept = allocate.by_rank(cost, options, ordered, budget)
+    elif allocation == "measured":
+        kept = descend(groups, ctx, score, options, cost, budget, repair)
     else:
         damage = damages(groups, ctx, score, options, repair)
         kept = allocate.by_damage(cost, options, damage, budget)
@@ -147,13 +151,86 @@ def damages(
             if repair != "none":
                 only = set(g.readers) | set(g.producers)
                 pruned = fit(
-                    pruned, teacher, inputs, method=repair, rows=_QUICK_ROWS, only=only,
-                    seed=ctx.seed, device=ctx.device,
+                    pruned, teacher, inputs, method=repair, ridge=_QUICK_RIDGE,
+                    rows=_QUICK_ROWS, only=only, seed=ctx.seed, device=ctx.device,
                 )  # fmt: skip
             there = says(pruned, inputs, ctx.device)
             table[int(k)] = float(distance(reference, there, classes).mean()) - now
         found.append(table)
     return found
+
+
+def descend(
+    groups: Groups,
+    ctx: StepContext,
+    score: Mapping[str, np.ndarray],
+    options: list[np.ndarray],
+    cost: Cost,
+    budget: float,
+    repair: Repair,
+) -> np.ndarray:
+    """Units every group keeps, found step by step: in each step every group alone is cut by enough to
+    pay for the step, repaired and measured, and the cut with the least damage stays (Yang et al.,
+    NetAdapt, ECCV 2018)."""
+    graph = groups.graph
+    inputs = ctx.inputs(graph, "allocation 'measured'", _QUICK_SAMPLES, at_least=2)
+    teacher, classes = ctx.original or graph, is_classifier(graph)
+    reference = says(teacher, inputs, ctx.device)
+    kept = np.array([o[-1] for o in options], np.int64)
+    now, goal = cost(kept[None])[0], budget * cost.total
+    current, steps = graph, max(1, round(_STEPS * (1 - budget) / 0.3))
+    for s in range(steps):
+        limit = now - (now - goal) / (steps - s)
+        trials: list[tuple[float, float, int, int, Graph]] = []
+        for i, g in enumerate(groups):
+            narrower = [int(k) for k in options[i] if k < kept[i]]
+            for k in reversed(narrower):
+                trial = kept.copy()
+                trial[i] = k
+                then = cost(trial[None])[0]
+                if then > limit * (1 + 1e-12) and k != narrower[0]:
+                    continue
+                ctx.progress(f"step {s + 1} of {steps}: '{g.name}' at {k}")
+                changed = _narrow(current, groups, score, kept, i, k)
+                if repair != "none":
+                    changed = fit(
+                        changed, teacher, inputs, method=repair, ridge=_QUICK_RIDGE,
+                        rows=_QUICK_ROWS, only={*g.readers, *g.producers}, seed=ctx.seed,
+                        device=ctx.device,
+                    )  # fmt: skip
+                there = says(changed, inputs, ctx.device)
+                harm = float(distance(reference, there, classes).mean())
+                worth = min(1.0, (now - then) / max(now - limit, 1e-30))
+                trials.append((harm / worth, -then, i, k, changed))
+                break
+        if not trials:
+            break
+        _, _, i, k, current = min(trials, key=lambda t: t[:3])
+        kept[i] = k
+        now = cost(kept[None])[0]
+    while now > goal * (1 + 1e-12):  # the last steps were coarse, or could not pay for all
+        kept = allocate.by_rank(
+            cost, [o[o <= k] for o, k in zip(options, kept, strict=True)],
+            [score[g.name] for g in groups], budget,
+        )  # fmt: skip
+        now = cost(kept[None])[0]
+    return kept
+
+
+def _narrow(
+    current: Graph,
+    groups: Groups,
+    score: Mapping[str, np.ndarray],
+    kept: np.ndarray,
+    index: int,
+    count: int,
+) -> Graph:
+    """``current`` (cut to ``kept``) with one group cut further."""
+    g = groups.groups[index]
+    was = strongest(score[g.name], int(kept[index]))
+    left = strongest(score[g.name], count)[was]
+    there = find_groups(current)
+    return cut(there, {there.get(g.name).name: left})
 
 
 @step(
@@ -177,8 +254,9 @@ def prune(
     rounds: Annotated[int, Within(1, 100)] = 1,
     repair: Repair = "none",
     samples: Count = 1000,
-    repair_samples: Count = 2000,
+    repair_samples: Count = 5000,
     ridge: Annotated[float, Within(0)] = 1e-3,
+    rows: Count = 100_000,
 ) -> Graph:
     """Cut channel groups until a share of the MACs, parameters or cycles is left, or each layer to its
     own share.
@@ -218,8 +296,8 @@ def prune(
         if repair != "none":
             inputs = ctx.inputs(graph, "repair", repair_samples, at_least=2)
             graph = fit(
-                graph, teacher, inputs, method=repair, ridge=ridge, seed=ctx.seed,
-                device=ctx.device, progress=ctx.progress,
+                graph, teacher, inputs, method=repair, ridge=ridge, rows=rows,
+                seed=ctx.seed, device=ctx.device, progress=ctx.progress,
             )  # fmt: skip
     ctx.note(
         importance=importance,
