@@ -244,6 +244,53 @@ def test_blocks_can_be_dropped() -> None:
         run_step("drop_blocks", g, _context(g), blocks=["conv_2d"])
 
 
+def _attention(heads: int = 4, width: int = 3, length: int = 5) -> Graph:
+    rng = np.random.default_rng(9)
+    net = Net(rng, (1, length, 7), "attention")
+    e = heads * width
+
+    def dense(x: str, out: int) -> str:
+        w, b = net._weights((out, net.channels(x)), 0, 0.0)
+        return net.op("FULLY_CONNECTED", [x, w, b], activation="NONE", keep_num_dims=True)
+
+    def split(x: str, perm: tuple[int, ...]) -> str:
+        x = net.op("RESHAPE", [dense(x, e)], new_shape=(1, length, heads, width))
+        return net.op("TRANSPOSE", [x], perm=perm)
+
+    q, k, v = split("x", (0, 2, 1, 3)), split("x", (0, 2, 3, 1)), split("x", (0, 2, 1, 3))
+    s = net.op("BATCH_MATMUL", [q, k], adj_x=False, adj_y=False)
+    s = net.op("MUL", [s, net.const("scale", np.array(0.6))], activation="NONE")
+    s = net.op("BATCH_MATMUL", [net.op("SOFTMAX", [s], beta=1.0), v], adj_x=False, adj_y=False)
+    s = net.op("TRANSPOSE", [s], perm=(0, 2, 1, 3))
+    s = net.op("RESHAPE", [s], new_shape=(1, length, e))
+    return net.finish(dense(s, 6))
+
+
+def test_attention_heads_go_whole() -> None:
+    g = _attention()
+    groups = find_groups(g)
+    (heads,) = [gr for gr in groups if gr.kind == "heads"]
+    assert heads.units == 4 and len(heads.producers) == 3 and len(groups) == 1
+    keep = np.array([True, False, True, True])
+    p = cut(groups, {heads.name: keep})
+    assert total_macs(p) == pytest.approx(Cost(groups)(np.array([[3]]))[0])
+    x = _samples(g, 4)
+    # the same as the whole network with that head's output columns at zero
+    last = g.nodes[-1]
+    w = g.tensor(last.inputs[1])
+    assert w.data is not None
+    silent = g.copy()
+    data = w.data.copy()
+    data[:, 3:6] = 0
+    silent.tensors[w.name] = w.with_(data=data)
+    a, b = (run(n, x)[n.outputs[0]] for n in (silent, p))
+    assert np.allclose(a, b, atol=1e-5)
+    assert np.allclose(b, forward(p, x)[p.outputs[0]], atol=1e-5)
+    ctx = _context(g, 30)
+    q = run_step("prune", g, ctx, macs=0.6, importance="fisher", repair="least_squares", multiple=1)
+    assert ctx.log[0]["widths"][heads.name]["after"] < 4 and total_macs(q) <= 0.6 * total_macs(g)
+
+
 BAD: list[tuple[dict[str, object], str]] = [
     ({}, "no budget"),
     ({"macs": 0.5, "parameters": 0.5}, "one of them"),
