@@ -65,6 +65,8 @@ def own_rows() -> list[Row]:
     rows = [Row("uncut", [])]
     for macs in (0.74, 0.6, 0.5, 0.33):
         rows.append(Row(f"fisher, global, {macs:g}", [_prune("fisher", macs, "global")]))
+    for macs in (0.74, 0.6, 0.5, 0.33):
+        rows.append(Row(f"surgeon, global, {macs:g}", [_prune("surgeon", macs, "global")]))
     rows += [
         Row("fisher, sensitivity, 0.74", [_prune("fisher", 0.74, "sensitivity")]),
         Row("fisher, global, 0.74, not repaired", [_prune("fisher", 0.74, "global", repair="none")]),
@@ -264,7 +266,10 @@ def main(arguments: list[str]) -> None:
     for name in wanted:
         result = measure(rows[name], known)
         known[name] = result
-        ordered = {k: known[k] for k in (*(k for k in known if k not in rows), *(n for n in rows if n in known))}
+        ordered = {
+            k: known[k]
+            for k in (*(k for k in known if k not in rows), *(n for n in rows if n in known))
+        }
         RESULTS.write_text(json.dumps(ordered, indent=1, sort_keys=False) + "\n")
         PAGE.write_text(page(ordered))
         print(

@@ -81,8 +81,11 @@ def test_tucker_is_exact_where_the_channels_are_low_rank() -> None:
         macs=0.3, repair="least_squares",
     )  # fmt: skip
     assert total_macs(repaired) <= 0.3 * total_macs(g)
-    for options, word in (({"macs": 0.001}, "cannot be met"), ({}, "one of energy and macs"),
-                          ({"macs": 0.5, "layers": ["dense"]}, "'dense' cannot be factorized")):  # fmt: skip
+    for options, word in (
+        ({"macs": 0.001}, "cannot be met"),
+        ({}, "one of energy and macs"),
+        ({"macs": 0.5, "layers": ["dense"]}, "'dense' cannot be factorized"),
+    ):
         with pytest.raises(InputError, match=word):
             run_step("factorize", g, StepContext(), **options)
 
@@ -136,7 +139,8 @@ steps:
 
 
 @pytest.mark.parametrize(
-    ("importance", "allocation"), [("l2", "global"), ("fisher", "sensitivity"), ("apoz", "measured")]
+    ("importance", "allocation"),
+    [("l2", "global"), ("fisher", "sensitivity"), ("apoz", "measured")],
 )
 def test_digits_without_labels_or_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], importance: str, allocation: str
@@ -168,7 +172,9 @@ def test_digits_without_labels_or_training(
 def test_cycles_as_the_budget(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("steps:\n- {step: prune, cycles: 0.7, repair: least_squares}\n")
-    report = api.compress(DIGITS, recipe, tmp_path / "o.tflite", data=DATA, val=VAL, target="cortex-m4")
+    report = api.compress(
+        DIGITS, recipe, tmp_path / "o.tflite", data=DATA, val=VAL, target="cortex-m4"
+    )
     cycles = []
     for i, model in enumerate((DIGITS, tmp_path / "o.tflite")):
         api.compile(model, "cortex-m4", tmp_path / str(i), data=DATA)
@@ -179,10 +185,18 @@ def test_cycles_as_the_budget(tmp_path: Path) -> None:
 
 def test_sensitivity(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as e:
-        main(["sensitivity", str(DIGITS), "--data", DATA, "--val", VAL, "--device", "cpu", "--json"])
+        main(
+            ["sensitivity", str(DIGITS), "--data", DATA, "--val", VAL, "--device", "cpu", "--json"]
+        )
     assert e.value.code == 0
     d = json.loads(capsys.readouterr().out)
-    assert {r["method"] for r in d["rows"]} >= {"prune", "prune+repair", "share", "sparsify", "int4"}
+    assert {r["method"] for r in d["rows"]} >= {
+        "prune",
+        "prune+repair",
+        "share",
+        "sparsify",
+        "int4",
+    }
     assert d["measured_on"] == "val" and d["labels"] and d["samples"] == 360
     for r in d["rows"]:
         assert r["distance"] >= -1e-9 and r["accuracy_before"] == d["rows"][0]["accuracy_before"]

@@ -314,7 +314,10 @@ def test_bad_budgets_are_one_sentence(options: dict[str, object], word: str) -> 
 
 def test_one_image_is_too_few() -> None:
     g = _every_form()
-    for options in ({"macs": 0.8, "repair": "least_squares"}, {"macs": 0.8, "importance": "fisher"}):
+    for options in (
+        {"macs": 0.8, "repair": "least_squares"},
+        {"macs": 0.8, "importance": "fisher"},
+    ):
         with pytest.raises(InputError, match="at least 2 samples"):
             run_step("prune", g, _context(g, 1), **options)
     with pytest.raises(InputError, match="needs samples"):

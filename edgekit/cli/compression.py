@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.cli.common import Data, InputShape, Json, MaybeData, Model, app, emit, progress, shapes_of
+from edgekit.cli.common import (
+    Data,
+    InputShape,
+    Json,
+    MaybeData,
+    Model,
+    app,
+    emit,
+    progress,
+    shapes_of,
+)
 
 Val = Annotated[
     str | None, typer.Option("--val", help="samples that nothing is fitted to, for measuring")
@@ -121,7 +131,9 @@ def _compressed(d: dict[str, Any]) -> None:
     if q["accuracy"] is not None:
         line += f", accuracy {100 * q['accuracy_before']:.1f} -> {100 * q['accuracy']:.1f} %"
         if q["standard_error"] is not None:
-            line += f" ({100 * q['difference']:+.1f} +- {100 * q['standard_error']:.1f} points, paired)"
+            line += (
+                f" ({100 * q['difference']:+.1f} +- {100 * q['standard_error']:.1f} points, paired)"
+            )
     print(line)
     print(f"report: {d['report']}")
 

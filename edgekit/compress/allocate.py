@@ -50,7 +50,9 @@ def uniform(cost: Cost, options: Sequence[np.ndarray], budget: float) -> np.ndar
     middles = [(a + b) / 2 for a, b in pairwise(shares)]
 
     def widths(share: float) -> np.ndarray:
-        return np.array([o[np.argmin(np.abs(o - share * u))] for o, u in zip(options, units, strict=True)])
+        return np.array(
+            [o[np.argmin(np.abs(o - share * u))] for o, u in zip(options, units, strict=True)]
+        )
 
     fitting = [w for s in (*shares, *middles) if cost.share(w := widths(s)) <= budget + 1e-12]
     if not fitting:
@@ -88,9 +90,7 @@ def by_rank(
     return _fill(cost, options, kept, budget)
 
 
-def _fill(
-    cost: Cost, options: Sequence[np.ndarray], kept: np.ndarray, budget: float
-) -> np.ndarray:
+def _fill(cost: Cost, options: Sequence[np.ndarray], kept: np.ndarray, budget: float) -> np.ndarray:
     """Widen what still fits after the last, coarse step."""
     for i in np.argsort([-len(o) for o in options], kind="stable"):
         for k in options[i][options[i] > kept[i]]:
@@ -123,7 +123,9 @@ def by_damage(
 def _interpolated(counts: np.ndarray, damage: Mapping[int, float]) -> np.ndarray:
     known = sorted({**damage, int(counts[-1]): 0.0}.items())
     xs, ys = np.array([k for k, _ in known], float), np.array([max(v, 0.0) for _, v in known])
-    ys = np.maximum.accumulate(ys[::-1])[::-1]  # fewer channels never harm less: noise smoothed away
+    ys = np.maximum.accumulate(ys[::-1])[
+        ::-1
+    ]  # fewer channels never harm less: noise smoothed away
     return np.interp(counts, xs, ys)
 
 
@@ -134,7 +136,9 @@ def _all(
     tail = np.array(list(product(*options[split:])), np.int64).reshape(-1, len(options) - split)
     tail_damage = np.array([sum(t) for t in product(*tables[split:])], float)
     best, best_key = np.array([o[0] for o in options], np.int64), (math.inf, math.inf)
-    head_tables = [dict(zip(o.tolist(), t, strict=True)) for o, t in zip(options, tables, strict=True)]
+    head_tables = [
+        dict(zip(o.tolist(), t, strict=True)) for o, t in zip(options, tables, strict=True)
+    ]
     for head in product(*options[:split]):
         base = sum(head_tables[i][int(k)] for i, k in enumerate(head))
         kept = np.concatenate([np.tile(np.array(head, np.int64), (len(tail), 1)), tail], axis=1)

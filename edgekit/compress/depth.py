@@ -115,7 +115,9 @@ def drop_blocks(
         for name in blocks:
             block = next((b for b in find_blocks(graph) if b.name == name), None)
             if block is None:
-                raise InputError(f"'{name}' is no residual branch that can go; accepted are {names}")
+                raise InputError(
+                    f"'{name}' is no residual branch that can go; accepted are {names}"
+                )
             graph = drop(graph, block)
             gone.append(name)
     else:

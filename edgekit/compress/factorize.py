@@ -10,8 +10,8 @@ tucker      k x k convolution: 1x1, k x k between (r_in, r_out), 1x1       Kim e
 
 Weights are decomposed on the data's own terms where samples are given: the input directions that occur
 are weighted by their second moment (dense and 1x1 layers), and the last factor is fitted by least squares
-afterwards (:mod:`.repair`). A layer is replaced only where its MACs become fewer. CP decomposition (Lebedev et al.,
-ICLR 2015) is not offered.
+afterwards (:mod:`.repair`). A layer is replaced only where its MACs become fewer. CP decomposition
+(Lebedev et al., ICLR 2015) is not offered.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Candidate:
 
 
 def _kind(node: Node, g: Graph) -> str | None:
-    """"dense", "pointwise", "spatial" for layers that can be factorized, else None."""
+    """ "dense", "pointwise", "spatial" for layers that can be factorized, else None."""
     if node.type not in ("FULLY_CONNECTED", "CONV_2D") or len(node.inputs) < 2:
         return None
     w = g.tensor(node.inputs[1])
@@ -105,7 +105,9 @@ class _Rewriter:
     def __init__(self, graph: Graph) -> None:
         self.g = graph.copy()
 
-    def replace(self, node: Node, chain: Sequence[tuple[str, np.ndarray, dict[str, object]]]) -> None:
+    def replace(
+        self, node: Node, chain: Sequence[tuple[str, np.ndarray, dict[str, object]]]
+    ) -> None:
         """chain: (name, weights, attributes) of each layer; the last keeps bias, activation, output."""
         g = self.g
         at = [n.name for n in g.nodes].index(node.name)
@@ -113,7 +115,9 @@ class _Rewriter:
         source = node.inputs[0]
         for i, (name, weights, attrs) in enumerate(chain):
             last = i == len(chain) - 1
-            w = g.add_const(f"{node.name}/{name} weights", np.ascontiguousarray(weights, np.float32))
+            w = g.add_const(
+                f"{node.name}/{name} weights", np.ascontiguousarray(weights, np.float32)
+            )
             bias = node.inputs[2] if last and len(node.inputs) > 2 else None
             attrs = {**attrs, "activation": node.attr("activation", "NONE") if last else "NONE"}
             made = Node(
@@ -162,15 +166,27 @@ def _chain(
         tall = (u[:, :r] * np.sqrt(s[:r])).reshape(kh, c, r).transpose(2, 0, 1)[:, :, None]
         wide = (v[:r] * np.sqrt(s[:r])[:, None]).reshape(r, kw, o).transpose(2, 1, 0)[:, None]
         return [
-            ("tall", tall, {"stride": (sh, 1), "dilation": (dh, 1), "padding": (pads[0], pads[1], 0, 0)}),
-            ("wide", wide, {"stride": (1, sw), "dilation": (1, dw), "padding": (0, 0, pads[2], pads[3])}),
+            (
+                "tall",
+                tall,
+                {"stride": (sh, 1), "dilation": (dh, 1), "padding": (pads[0], pads[1], 0, 0)},
+            ),
+            (
+                "wide",
+                wide,
+                {"stride": (1, sw), "dilation": (1, dw), "padding": (0, 0, pads[2], pads[3])},
+            ),
         ]
     u, _, v, _ = _unfold_factors(w)
     r_in, r_out = sizes
     u, v = u[:, :r_out], v[:, :r_in]
     core = np.einsum("oijc,or,cs->rijs", w.astype(np.float64), u, v)
     plain = {"stride": (1, 1), "dilation": (1, 1), "padding": "VALID"}
-    return [("in", v.T[:, None, None], plain), ("core", core, attrs), ("out", u[:, None, None], plain)]
+    return [
+        ("in", v.T[:, None, None], plain),
+        ("core", core, attrs),
+        ("out", u[:, None, None], plain),
+    ]
 
 
 # -- choosing --------------------------------------------------------------------------------------

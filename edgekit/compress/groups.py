@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,7 +32,8 @@ KEPT = "channels:"
 class Group:
     """Units that can be cut, all through the same tensors.
 
-    name: the node that makes the first tensor, in graph order. tensors: name -> int array ``[units, channels a unit]``.
+    name: the node that makes the first tensor, in graph order. tensors: name -> int array ``[units,
+    channels a unit]``.
     producers, readers: nodes that compute these channels, that mix them. kind: "channels", "groups"
     (of a grouped convolution) or "heads".
     """
@@ -178,7 +179,7 @@ def _collect(graph: Graph, classes: Classes, why: dict[int, str]) -> Groups:
     unique = []
     for gr in groups:  # a split or concatenated tensor has several groups: number them
         k = names[gr.name] = names.get(gr.name, 0) + 1
-        unique.append(gr if k == 1 else Group(f"{gr.name}#{k}", gr.tensors, gr.producers, gr.readers, gr.kind))  # fmt: skip
+        unique.append(gr if k == 1 else replace(gr, name=f"{gr.name}#{k}"))
     return Groups(graph, tuple(unique), pinned)
 
 
@@ -201,7 +202,9 @@ def tensor_masks(groups: Groups, keep: Mapping[str, np.ndarray]) -> dict[str, np
             masks[name][channels[~chosen].reshape(-1)] = False
     empty = [n for n, m in masks.items() if not m.any()]
     if empty:
-        raise InputError(f"nothing would be left of '{empty[0]}'; keep at least one of its channels")
+        raise InputError(
+            f"nothing would be left of '{empty[0]}'; keep at least one of its channels"
+        )
     return masks
 
 

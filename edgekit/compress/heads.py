@@ -82,7 +82,9 @@ def _behind(graph: Graph, producers: dict[str, Node], merge: Node) -> Heads | No
                 if axis >= len(graph.tensor(name).shape) - 2:
                     return None
             for i in graph.ins(node):
-                if i is None or (i.is_const and not _headless(i.shape, graph.tensor(name).shape, axis)):
+                if i is None or (
+                    i.is_const and not _headless(i.shape, graph.tensor(name).shape, axis)
+                ):
                     return None
                 if not i.is_const:
                     if len(i.shape) != len(graph.tensor(name).shape):

@@ -57,7 +57,7 @@ def float_samples(model: Graph, data: Dataset | None) -> Dataset | None:
 
 
 def device_of(device: str) -> str:
-    """"cpu" or "cuda"; "auto" takes the GPU where torch sees one. InputError otherwise."""
+    """ "cpu" or "cuda"; "auto" takes the GPU where torch sees one. InputError otherwise."""
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device '{device}' is unknown; known are auto, cpu, cuda")
     if device == "cpu":

@@ -60,7 +60,9 @@ def _own_constants(graph: Graph) -> Graph:
             w = g.add_tensor(w.with_(name=f"{n.name} weights"))
             b = g.tensor(n.inputs[2]) if len(n.inputs) > 2 and n.inputs[2] is not None else None
             width = g.tensor(n.outputs[0]).shape[-1]
-            data = np.zeros(width, np.float32) if b is None or b.data is None else b.data.reshape(-1)
+            data = (
+                np.zeros(width, np.float32) if b is None or b.data is None else b.data.reshape(-1)
+            )
             bias = g.add_const(f"{n.name} bias", data)
             n = n.with_(inputs=(n.inputs[0], w.name, bias.name))
         nodes.append(n)
@@ -69,7 +71,7 @@ def _own_constants(graph: Graph) -> Graph:
     return g
 
 
-def _rows(
+def design_rows(
     node: Node, g: Graph, x: np.ndarray, out: tuple[int, ...], rows: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """A seeded choice of output positions: the design matrix ``[rows, taps, C]`` there, and a function
@@ -158,6 +160,7 @@ def ridge_fit(
         return w0, y.mean(axis=0, dtype=np.float64) - w0 @ mean_x
     solve = _solver(xx + ridge * scale * np.eye(dims))
     open_ended = np.isfinite(wanted.low) or np.isfinite(wanted.high)
+    w, mean_y = w0.T, np.zeros(len(w0))
     for r in range(_ROUNDS + 1 if open_ended else 1):
         if r:
             y = wanted.given((centred @ w.astype(np.float32)) + mean_y.astype(np.float32))
@@ -215,9 +218,7 @@ def _original_name(tensor: str) -> str:
     return tensor.removesuffix(_BEFORE)
 
 
-def _wanted(
-    student: Graph, teacher: Graph, tensor: str, value: np.ndarray
-) -> np.ndarray:
+def _wanted(student: Graph, teacher: Graph, tensor: str, value: np.ndarray) -> np.ndarray:
     """The original's values of a tensor, at the channels that the student has of it."""
     name = _original_name(tensor)
     mine, its = kept_channels(student, name), kept_channels(teacher, name)
@@ -269,7 +270,7 @@ def repair(
         target = _wanted(student, teacher, tensor, a.until(tensor, hold=needed))
         x = b.values[node.inputs[0] or ""]
         if method == "least_squares":
-            design, take = _rows(node, g, x, target.shape, rows, rng)
+            design, take = design_rows(node, g, x, target.shape, rows, rng)
             total, other = tensor, None
             if tensor in sums:
                 addend = next(i for i in readers[tensor][0].inputs if i is not None and i != tensor)
@@ -313,7 +314,10 @@ def _sums(g: Graph, known: set[str]) -> dict[str, str]:
             continue
         add = readers[out][0]
         ins = [t for t in g.ins(add) if t is not None]
-        if any(t.is_const or t.shape != g.tensor(out).shape for t in ins) or len(set(add.inputs)) < 2:
+        if (
+            any(t.is_const or t.shape != g.tensor(out).shape for t in ins)
+            or len(set(add.inputs)) < 2
+        ):
             continue
         if add.outputs[0] in known:
             found[out] = add.outputs[0]
@@ -336,7 +340,9 @@ def _matched(
     scale = np.ones(flat.shape[1])
     if method == "affine":
         mine, its = flat.std(axis=0), want.std(axis=0)
-        scale = np.where(mine > 1e-6 * max(float(mine.max()), 1e-30), its / np.maximum(mine, 1e-30), 1)
+        scale = np.where(
+            mine > 1e-6 * max(float(mine.max()), 1e-30), its / np.maximum(mine, 1e-30), 1
+        )
         scale = np.clip(scale, 0.1, 10.0)
     shape = (1, 1, 1, -1) if node.type == "DEPTHWISE_CONV_2D" else (-1, *[1] * (w.ndim - 1))
     shifted = scale * bias + want.mean(axis=0) - scale * flat.mean(axis=0)

@@ -126,7 +126,13 @@ def _changes(
                     if method == "prune+repair":
                         only = {*g.readers, *g.producers}
                         result = fit(
-                            pruned, graph, few, rows=12_000, only=only, seed=ctx.seed, device=ctx.device
+                            pruned,
+                            graph,
+                            few,
+                            rows=12_000,
+                            only=only,
+                            seed=ctx.seed,
+                            device=ctx.device,
                         )
                     yield method, g.name, f"{count} of {g.units}", result, extra
     for name, t in weight_tensors(graph):

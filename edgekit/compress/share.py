@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from edgekit.compress.steps import Share, StepContext, Within, step
+from edgekit.compress.steps import StepContext, Within, step
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph, Tensor
 
@@ -169,7 +169,9 @@ def sparsify(
         a = np.abs(t.data.astype(np.float64))
         # globally, magnitudes are compared relative to each layer's own
         magnitude.append(a if scope == "layer" else a / max(float(np.sqrt((a**2).mean())), 1e-30))
-    limit = _threshold(np.concatenate([m.reshape(-1) for m in magnitude]), zeros) if tensors else 0.0
+    limit = (
+        _threshold(np.concatenate([m.reshape(-1) for m in magnitude]), zeros) if tensors else 0.0
+    )
     made = {}
     for (name, t), m in zip(tensors, magnitude, strict=True):
         assert t.data is not None
