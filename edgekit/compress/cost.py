@@ -56,6 +56,9 @@ class Cost:
         for i, g in enumerate(groups):
             for name, channels in g.tensors.items():
                 self._per_unit[i, place[name]] = channels.shape[1]
+            for name in g.axes:  # counted along the axis of the heads
+                self._full[place[name]] = g.units
+                self._per_unit[i, place[name]] = 1
         self.units = np.array([g.units for g in groups], np.int64)
         self._rest = self._full - self.units @ self._per_unit
         self._terms: list[_Term] = []

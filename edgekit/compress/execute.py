@@ -67,7 +67,9 @@ def _torch_forward(
             out = out if isinstance(out, tuple) else (out,)
             for p, o in zip(parts, out, strict=True):
                 p.append(o.cpu().numpy())
-    return {n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in zip(names, parts, strict=True)}
+    return {
+        n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in zip(names, parts, strict=True)
+    }
 
 
 class Walker:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from edgekit.compress.dead import Classes, plain_weights, rewrite_node, tie_node
+from edgekit.compress.heads import find_heads
 from edgekit.compress.intervals import Interval, channels_of
 from edgekit.compress.slicing import slice_channels
 from edgekit.errors import InputError
@@ -31,7 +32,8 @@ KEPT = "channels:"
 class Group:
     """Units that can be cut, all through the same tensors.
 
-    name: the node that makes the first tensor, in graph order. tensors: name -> int array ``[units, channels a unit]``.
+    name: the node that makes the first tensor, in graph order. tensors: name -> int array ``[units,
+    channels a unit]``.
     producers, readers: nodes that compute these channels, that mix them. kind: "channels", "groups"
     (of a grouped convolution) or "heads".
     """
@@ -41,6 +43,7 @@ class Group:
     producers: tuple[str, ...]
     readers: tuple[str, ...]
     kind: str = "channels"
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def units(self) -> int:
@@ -118,7 +121,25 @@ def find_groups(graph: Graph) -> Groups:
             for t in (*node.inputs, *node.outputs):
                 if t is not None:
                     pin(t, f"node '{node.name}' ({node.type}) ties them to their neighbours")
-    return _collect(graph, classes, why)
+    found = _collect(graph, classes, why)
+    return Groups(graph, (*found.groups, *_heads(graph, found)), found.pinned)
+
+
+def _heads(graph: Graph, found: Groups) -> list[Group]:
+    """Attention heads: their channels are tied to their neighbours by the reshape, and so are pinned as
+    channels; as whole heads they can go where only layers that mix channels read them."""
+    readers, out = graph.consumers(), []
+    for h in find_heads(graph):
+        merged = list(h.tensors)[-1]
+        reads = readers[merged]
+        plain = all(plain_weights(graph.node(p), graph) for p in h.producers)
+        if merged in graph.outputs or not plain or not reads:
+            continue
+        if not all(r.type == "FULLY_CONNECTED" and plain_weights(r, graph) for r in reads):
+            continue
+        read = tuple(r.name for r in reads)
+        out.append(Group(h.producers[0], h.tensors, h.producers, read, "heads", h.axes))
+    return out
 
 
 def _collect(graph: Graph, classes: Classes, why: dict[int, str]) -> Groups:
@@ -158,7 +179,7 @@ def _collect(graph: Graph, classes: Classes, why: dict[int, str]) -> Groups:
     unique = []
     for gr in groups:  # a split or concatenated tensor has several groups: number them
         k = names[gr.name] = names.get(gr.name, 0) + 1
-        unique.append(gr if k == 1 else Group(f"{gr.name}#{k}", gr.tensors, gr.producers, gr.readers, gr.kind))  # fmt: skip
+        unique.append(gr if k == 1 else replace(gr, name=f"{gr.name}#{k}"))
     return Groups(graph, tuple(unique), pinned)
 
 
@@ -181,7 +202,9 @@ def tensor_masks(groups: Groups, keep: Mapping[str, np.ndarray]) -> dict[str, np
             masks[name][channels[~chosen].reshape(-1)] = False
     empty = [n for n, m in masks.items() if not m.any()]
     if empty:
-        raise InputError(f"nothing would be left of '{empty[0]}'; keep at least one of its channels")
+        raise InputError(
+            f"nothing would be left of '{empty[0]}'; keep at least one of its channels"
+        )
     return masks
 
 
@@ -202,12 +225,22 @@ def cut(
         bounds[name] = Interval(value, value)
     out = graph.copy()
     out.nodes = [_cut_node(n, graph, out, masks, bounds) for n in graph.nodes]
+    for group in groups:
+        left = int(keep[group.name].sum()) if group.name in keep else group.units
+        for name, axis in group.axes.items():
+            t = graph.tensor(name)
+            shape = (*t.shape[:axis], left, *t.shape[axis + 1 :])
+            out.tensors[name] = t.with_(shape=shape)
+            out.nodes = [
+                n.with_attrs(new_shape=shape) if n.type == "RESHAPE" and name in n.outputs else n
+                for n in out.nodes
+            ]
     for name, mask in masks.items():
         if not mask.all():
             t = graph.tensor(name)
             out.tensors[name] = t.with_(shape=(*t.shape[:-1], int(mask.sum())))
-            left = kept_channels(graph, name)[mask]
-            out.metadata[KEPT + name] = " ".join(map(str, left))
+            channels = kept_channels(graph, name)[mask]
+            out.metadata[KEPT + name] = " ".join(map(str, channels))
     out.prune()
     return out.validate()
 

@@ -13,6 +13,7 @@ fisher          squared gradient of a channel gate (Theis et al., 2018; Liu et a
 apoz            share of activations that are not zero (Hu et al., 2016)                samples
 reconstruction  energy that the next layers receive from the channel: E[x^2] times      samples
                 squared weights (after He et al., ICCV 2017; Luo et al., ThiNet, 2017)
+surgeon         loss after the least-squares repair of its readers (:mod:`.surgeon`)    samples
 =============== ======================================================================= ==============
 
 Gradients are of the cross-entropy with the labels; without labels, with labels drawn from what the
@@ -34,10 +35,10 @@ from edgekit.errors import InputError
 from edgekit.graph.ir import Graph, Node, Tensor
 
 Importance = Literal[
-    "l1", "l2", "bn", "geometric", "random", "taylor", "fisher", "apoz", "reconstruction"
+    "l1", "l2", "bn", "geometric", "random", "taylor", "fisher", "apoz", "reconstruction", "surgeon"
 ]
 NAMES: tuple[str, ...] = get_args(Importance)
-NEEDS_DATA = frozenset({"taylor", "fisher", "apoz", "reconstruction"})
+NEEDS_DATA = frozenset({"taylor", "fisher", "apoz", "reconstruction", "surgeon"})
 
 
 def scores(
@@ -53,6 +54,10 @@ def scores(
         return {g.name: _from_batch_norm(groups.graph, g) for g in groups}
     if importance in ("taylor", "fisher"):
         return _from_gradients(groups, ctx, importance, samples)
+    if importance == "surgeon":
+        from edgekit.compress.surgeon import surgeon_scores
+
+        return surgeon_scores(groups, ctx, samples)
     return _from_activations(groups, ctx, importance, samples)
 
 
@@ -114,7 +119,11 @@ def _from_batch_norm(graph: Graph, group: Group) -> np.ndarray:
             if node.type != "MUL":
                 continue
             scale = next((t for t in graph.ins(node) if t is not None and t.is_const), None)
-            if scale is None or scale.data is None or channels_of(scale) != channels_of(graph.tensor(out)):
+            if (
+                scale is None
+                or scale.data is None
+                or channels_of(scale) != channels_of(graph.tensor(out))
+            ):
                 continue  # fmt: skip
             spread = np.sqrt((filters(graph, graph.node(name)).astype(np.float64) ** 2).sum(axis=1))
             s = np.abs(scale.data.reshape(-1)) * spread
@@ -136,7 +145,9 @@ def _gated(graph: Graph, tensors: list[str]) -> Graph:
     g = graph.copy()
     for name in tensors:
         t = graph.tensor(name)
-        gate = g.add_tensor(Tensor(f"gate of {name}", (*[1] * (len(t.shape) - 1), t.shape[-1]), "float32"))
+        gate = g.add_tensor(
+            Tensor(f"gate of {name}", (*[1] * (len(t.shape) - 1), t.shape[-1]), "float32")
+        )
         out = g.add_tensor(t.with_(name=f"gated {name}"))
         users = [i for i, n in enumerate(g.nodes) if name in n.inputs]
         for i in users:
@@ -173,10 +184,14 @@ def _from_gradients(
     total = {gr.name: np.zeros(gr.units) for gr in groups}
     count = len(inputs[0])
     for i in range(0, count, BATCH):
-        batch = [torch.from_numpy(np.ascontiguousarray(a[i : i + BATCH])).to(ctx.device) for a in inputs]
+        batch = [
+            torch.from_numpy(np.ascontiguousarray(a[i : i + BATCH])).to(ctx.device) for a in inputs
+        ]
         n = len(batch[0])
         ones = [
-            torch.ones((n, *g.tensor(f"gate of {t}").shape[1:]), device=ctx.device, requires_grad=True)
+            torch.ones(
+                (n, *g.tensor(f"gate of {t}").shape[1:]), device=ctx.device, requires_grad=True
+            )
             for t in gates
         ]
         out = module(*batch, *ones)
@@ -192,7 +207,9 @@ def _from_gradients(
             noise = torch.randn(out.shape, generator=generator).to(ctx.device)
             loss = (out * noise).sum()
         grads = torch.autograd.grad(loss, ones)
-        by_gate = {t: gr.reshape(n, -1).double().cpu().numpy() for t, gr in zip(gates, grads, strict=True)}
+        by_gate = {
+            t: gr.reshape(n, -1).double().cpu().numpy() for t, gr in zip(gates, grads, strict=True)
+        }
         for gr in groups:
             s = np.zeros((n, gr.units))
             for name, channels in gr.tensors.items():
@@ -221,7 +238,9 @@ def _from_activations(
         for n in names:
             if n in wanted:
                 v = walk.values[n].reshape(-1, channels_of(graph.tensor(n))).astype(np.float64)
-                statistic[n] = (v != 0).mean(axis=0) if importance == "apoz" else (v**2).mean(axis=0)
+                statistic[n] = (
+                    (v != 0).mean(axis=0) if importance == "apoz" else (v**2).mean(axis=0)
+                )
             if n not in walk._last:
                 walk.values.pop(n, None)
     out = {}
@@ -257,5 +276,3 @@ def _energy(graph: Graph, group: Group, mean_square: dict[str, np.ndarray]) -> n
         energy = weight * mean_square[x]
         total += _per_unit(energy / max(energy.mean(), 1e-30), group.tensors[x])
     return total
-
-

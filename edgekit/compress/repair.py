@@ -14,6 +14,7 @@ away (Nagel et al., ICCV 2019, for the mean).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from edgekit.graph.ir import Graph, Node
 
 REPAIRABLE = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _BEFORE = " before activation"
+_CUT_OFF = {"RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 _CHUNK = 8192  #: rows of a design matrix that are in memory at once
 
 
@@ -58,7 +60,9 @@ def _own_constants(graph: Graph) -> Graph:
             w = g.add_tensor(w.with_(name=f"{n.name} weights"))
             b = g.tensor(n.inputs[2]) if len(n.inputs) > 2 and n.inputs[2] is not None else None
             width = g.tensor(n.outputs[0]).shape[-1]
-            data = np.zeros(width, np.float32) if b is None or b.data is None else b.data.reshape(-1)
+            data = (
+                np.zeros(width, np.float32) if b is None or b.data is None else b.data.reshape(-1)
+            )
             bias = g.add_const(f"{n.name} bias", data)
             n = n.with_(inputs=(n.inputs[0], w.name, bias.name))
         nodes.append(n)
@@ -67,32 +71,29 @@ def _own_constants(graph: Graph) -> Graph:
     return g
 
 
-def _rows(
-    node: Node, g: Graph, x: np.ndarray, y: np.ndarray, rows: int, rng: np.random.Generator
-) -> tuple[Callable[[slice], np.ndarray], np.ndarray]:
-    """A seeded choice of output positions: a function that gives the design matrix ``[n, taps, C]`` of
-    a slice of them, and the wanted outputs ``[rows, O]``."""
+def design_rows(
+    node: Node, g: Graph, x: np.ndarray, out: tuple[int, ...], rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """A seeded choice of output positions: the design matrix ``[rows, taps, C]`` there, and a function
+    that takes the same positions out of an output of shape ``out``."""
     if node.type == "FULLY_CONNECTED":
         flat = x.reshape(-1, g.tensor(node.inputs[1]).shape[1])
-        wanted = y.reshape(-1, y.shape[-1])
         pick = _pick(len(flat), rows, rng)
-        return (lambda s: flat[pick[s], None, :]), wanted[pick]
+        return flat[pick][:, None, :], lambda y: y.reshape(-1, y.shape[-1])[pick]
     w = g.tensor(node.inputs[1])
     kh, kw = w.shape[1:3]
     (sh, sw), (dh, dw) = node.attrs["stride"], node.attrs["dilation"]
     pads, _ = nx.conv_padding(x.shape[1:3], (kh, kw), (sh, sw), node.attrs["padding"], (dh, dw))
     top, bottom, left, right = pads
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    n, oh, ow, _ = y.shape
+    n, oh, ow = len(x), out[1], out[2]
     pick = _pick(n * oh * ow, rows, rng)
     i, oy, ox = pick // (oh * ow), pick // ow % oh, pick % ow
-    taps = [(a * dh, b * dw) for a in range(kh) for b in range(kw)]
-
-    def design(s: slice) -> np.ndarray:
-        parts = [padded[i[s], oy[s] * sh + a, ox[s] * sw + b] for a, b in taps]
-        return np.stack(parts, axis=1)
-
-    return design, y[i, oy, ox]
+    design = np.empty((len(pick), kh * kw, x.shape[3]), np.float32)
+    for a in range(kh):
+        for b in range(kw):
+            design[:, a * kw + b] = padded[i, oy * sh + a * dh, ox * sw + b * dw]
+    return design, lambda y: y[i, oy, ox]
 
 
 def _pick(count: int, rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -101,72 +102,114 @@ def _pick(count: int, rows: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(rng.choice(count, rows, replace=False))
 
 
-def ridge_fit(
-    design: Callable[[slice], np.ndarray], y: np.ndarray, w0: np.ndarray, ridge: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights ``[O, D]`` and bias ``[O]`` with the least ``|X w + b - y|^2 + ridge * s * |w - w0|^2``.
+@dataclass(frozen=True)
+class Wanted:
+    """What a layer's outputs should be, at the chosen positions.
 
-    design: slice of rows -> ``[rows, D]``. s: mean of the diagonal of the centred ``X'X``, so that
-    ``ridge`` has no unit. Sums in float64 of centred float32 products; a singular or badly scaled
-    system falls back to its eigenvectors.
+    total: ``[rows, O]``, what the layer's output *plus* ``other`` should be before the activation.
+    low, high: the activation's bounds: beyond them only the side matters, as in Zhang et al.,
+    Accelerating Very Deep Convolutional Networks (TPAMI 2016).
     """
-    count, dims = len(y), w0.shape[1]
+
+    total: np.ndarray
+    other: np.ndarray | None = None
+    low: float = -np.inf
+    high: float = np.inf
+
+    def channels(self, o: slice) -> Wanted:
+        other = None if self.other is None else self.other[:, o]
+        return Wanted(self.total[:, o], other, self.low, self.high)
+
+    def start(self) -> np.ndarray:
+        return self.total if self.other is None else self.total - self.other
+
+    def given(self, predicted: np.ndarray) -> np.ndarray:
+        """The targets after a prediction: where the activation cuts the total off, a prediction beyond
+        the bound is right as it is."""
+        total = predicted if self.other is None else predicted + self.other
+        target = np.where(self.total <= self.low, np.minimum(total, self.low), self.total)
+        target = np.where(self.total >= self.high, np.maximum(total, self.high), target)
+        return target if self.other is None else target - self.other
+
+
+#: Rounds of refitting to targets that the activation leaves open; they converge from above.
+_ROUNDS = 8
+
+
+def ridge_fit(
+    x: np.ndarray, wanted: Wanted, w0: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights ``[O, D]`` and bias ``[O]`` with the least ``|x w + b - y|^2 + ridge * s * |w - w0|^2``.
+
+    x: float32 ``[rows, D]``. s: mean of the diagonal of the centred ``x'x``, so that ``ridge`` has no
+    unit. Float64 sums of centred float32 products; a singular system falls back to its eigenvectors.
+    Where an activation follows, the targets beyond its bounds are open (majorize, minimize).
+    """
+    count, dims = x.shape
+    mean_x = x.mean(axis=0, dtype=np.float64)
     spans = [slice(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
-    mean_x = sum(design(s).sum(axis=0, dtype=np.float64) for s in spans) / count
-    mean_y = y.mean(axis=0, dtype=np.float64)
-    xx, xy = np.zeros((dims, dims)), np.zeros((dims, y.shape[1]))
+    centred = (x - mean_x).astype(np.float32)
+    xx = np.zeros((dims, dims))
     for s in spans:
-        x = (design(s) - mean_x).astype(np.float32)
-        xx += x.T @ x
-        xy += x.T @ (y[s] - mean_y).astype(np.float32)
+        xx += centred[s].T @ centred[s]
     scale = float(np.trace(xx)) / dims
     if not np.isfinite(scale):
         raise InputError("the calibration activations are not finite")
+    y = wanted.start()
     if scale <= 0:  # every input is constant: only the bias can be fitted
-        return w0, mean_y - w0 @ mean_x
-    a = xx + ridge * scale * np.eye(dims)
-    b = xy + ridge * scale * w0.T
-    try:
-        factor = np.linalg.cholesky(a)
-        w = np.linalg.solve(factor.T, np.linalg.solve(factor, b))
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(a)
-        use = values > values[-1] * 1e-10
-        w = vectors[:, use] @ ((vectors[:, use].T @ b) / values[use, None])
+        return w0, y.mean(axis=0, dtype=np.float64) - w0 @ mean_x
+    solve = _solver(xx + ridge * scale * np.eye(dims))
+    open_ended = np.isfinite(wanted.low) or np.isfinite(wanted.high)
+    w, mean_y = w0.T, np.zeros(len(w0))
+    for r in range(_ROUNDS + 1 if open_ended else 1):
+        if r:
+            y = wanted.given((centred @ w.astype(np.float32)) + mean_y.astype(np.float32))
+        mean_y = y.mean(axis=0, dtype=np.float64)
+        xy = ridge * scale * w0.T
+        for s in spans:
+            xy = xy + centred[s].T @ (y[s] - mean_y).astype(np.float32)
+        w = solve(xy)
     return w.T, mean_y - w.T @ mean_x
 
 
+def _solver(a: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Solves ``a w = b`` for a symmetric ``a``, positive definite or nearly so."""
+    try:
+        inverse = np.linalg.inv(np.linalg.cholesky(a))
+        return lambda b: inverse.T @ (inverse @ b)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(a)
+        use = values > values[-1] * 1e-10
+        return lambda b: vectors[:, use] @ ((vectors[:, use].T @ b) / values[use, None])
+
+
 def _fit(
-    node: Node, g: Graph, x: np.ndarray, y: np.ndarray, ridge: float, rows: int,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    node: Node, g: Graph, design: np.ndarray, wanted: Wanted, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
     """New weights (the layer's own shape) and bias for one layer."""
     w = g.tensor(node.inputs[1])
     assert w.data is not None
     w0 = w.data.astype(np.float64)
-    design, wanted = _rows(node, g, x, y, rows, rng)
+    cin = design.shape[2]
     if node.type == "DEPTHWISE_CONV_2D":
-        cin, cout = x.shape[-1], w.shape[3]
+        cout = w.shape[3]
         flat = w0.reshape(-1, cout)
         new, bias = np.empty_like(flat), np.empty(cout)
-        everything = design(slice(0, len(wanted)))
         for c in range(cout):
-            column = everything[:, :, c * cin // cout]
-            fitted, b = ridge_fit(
-                lambda s, column=column: column[s], wanted[:, c : c + 1], flat[:, c][None], ridge
-            )
+            column = np.ascontiguousarray(design[:, :, c * cin // cout])
+            target = wanted.channels(slice(c, c + 1))
+            fitted, b = ridge_fit(column, target, flat[:, c][None], ridge)
             new[:, c], bias[c] = fitted[0], b[0]
         return new.reshape(w.shape), bias
     out = w.shape[0]
-    groups = x.shape[-1] // w.shape[3] if is_grouped(node, g) else 1
+    groups = cin // w.shape[3] if is_grouped(node, g) else 1
     new, bias = np.empty_like(w0), np.empty(out)
     for j in range(groups):
         o = slice(j * out // groups, (j + 1) * out // groups)
         c = slice(None) if groups == 1 else slice(j * w.shape[3], (j + 1) * w.shape[3])
+        x = design[:, :, c].reshape(len(design), -1)
         flat = w0[o].reshape(o.stop - o.start, -1)
-        fitted, b = ridge_fit(
-            lambda s, c=c: design(s)[:, :, c].reshape(s.stop - s.start, -1), wanted[:, o], flat, ridge
-        )
+        fitted, b = ridge_fit(x, wanted.channels(o), flat, ridge)
         new[o], bias[o] = fitted.reshape(w0[o].shape), b
     return new, bias
 
@@ -175,9 +218,7 @@ def _original_name(tensor: str) -> str:
     return tensor.removesuffix(_BEFORE)
 
 
-def _wanted(
-    student: Graph, teacher: Graph, tensor: str, value: np.ndarray
-) -> np.ndarray:
+def _wanted(student: Graph, teacher: Graph, tensor: str, value: np.ndarray) -> np.ndarray:
     """The original's values of a tensor, at the channels that the student has of it."""
     name = _original_name(tensor)
     mine, its = kept_channels(student, name), kept_channels(teacher, name)
@@ -226,22 +267,25 @@ def repair(
         node = b.graph.nodes[[n.outputs[0] for n in b.graph.nodes].index(tensor)]
         while b.node is not None and b.node.name != node.name:
             b.step()
-        wanted = _wanted(student, teacher, tensor, a.until(tensor, hold=needed))
-        total = sums.get(tensor)
-        if total is not None and method == "least_squares":
-            other = next(i for n in readers[tensor] for i in n.inputs if i is not None and i != tensor)
-            if other in b.values:
-                wanted = _wanted(student, teacher, total, a.until(total, hold=needed))
-                wanted = wanted - b.values[other]
+        target = _wanted(student, teacher, tensor, a.until(tensor, hold=needed))
         x = b.values[node.inputs[0] or ""]
         if method == "least_squares":
-            w, bias = _fit(node, g, x, wanted, ridge, rows, rng)
+            design, take = design_rows(node, g, x, target.shape, rows, rng)
+            total, other = tensor, None
+            if tensor in sums:
+                addend = next(i for i in readers[tensor][0].inputs if i is not None and i != tensor)
+                if addend in b.values:
+                    total, other = sums[tensor], take(b.values[addend])
+                    target = _wanted(student, teacher, total, a.until(total, hold=needed))
+            low, high = _bounds(g, readers, total)
+            w, bias = _fit(node, g, design, Wanted(take(target), other, low, high), ridge)
         else:
-            w, bias = _matched(node, b, wanted, method)
+            w, bias = _matched(node, b, target, method)
         b.set_constant(node.inputs[1] or "", w)
         b.set_constant(node.inputs[2] or "", bias)
         b.step()
-        a.values.pop(tensor, None) if not a._last.get(tensor, -1) >= a._next else None
+        if a._last.get(tensor, -1) < a._next:
+            a.values.pop(tensor, None)
         if progress:
             progress(f"repairing: layer {k + 1} of {len(todo)}")
     out = _own_constants(student)
@@ -249,6 +293,13 @@ def repair(
         if t.is_const and name in out.tensors:
             out.tensors[name] = t
     return out.validate()
+
+
+def _bounds(g: Graph, readers: dict[str, list[Node]], tensor: str) -> tuple[float, float]:
+    """Where the activation that alone reads a tensor cuts it off; infinite where nothing does."""
+    if tensor in g.outputs or len(readers[tensor]) != 1:
+        return -np.inf, np.inf
+    return _CUT_OFF.get(readers[tensor][0].type, (-np.inf, np.inf))
 
 
 def _sums(g: Graph, known: set[str]) -> dict[str, str]:
@@ -263,7 +314,10 @@ def _sums(g: Graph, known: set[str]) -> dict[str, str]:
             continue
         add = readers[out][0]
         ins = [t for t in g.ins(add) if t is not None]
-        if any(t.is_const or t.shape != g.tensor(out).shape for t in ins) or len(set(add.inputs)) < 2:
+        if (
+            any(t.is_const or t.shape != g.tensor(out).shape for t in ins)
+            or len(set(add.inputs)) < 2
+        ):
             continue
         if add.outputs[0] in known:
             found[out] = add.outputs[0]
@@ -286,7 +340,9 @@ def _matched(
     scale = np.ones(flat.shape[1])
     if method == "affine":
         mine, its = flat.std(axis=0), want.std(axis=0)
-        scale = np.where(mine > 1e-6 * max(float(mine.max()), 1e-30), its / np.maximum(mine, 1e-30), 1)
+        scale = np.where(
+            mine > 1e-6 * max(float(mine.max()), 1e-30), its / np.maximum(mine, 1e-30), 1
+        )
         scale = np.clip(scale, 0.1, 10.0)
     shape = (1, 1, 1, -1) if node.type == "DEPTHWISE_CONV_2D" else (-1, *[1] * (w.ndim - 1))
     shifted = scale * bias + want.mean(axis=0) - scale * flat.mean(axis=0)
@@ -304,8 +360,8 @@ def reconstruct(
     ctx: StepContext,
     *,
     ridge: Ridge = 1e-3,
-    samples: Count = 2000,
-    rows: Count = 60_000,
+    samples: Count = 5000,
+    rows: Count = 100_000,
     layers: list[str] | None = None,
 ) -> Graph:
     """Fit every layer by least squares to the original's outputs on the samples; no labels, no

@@ -44,7 +44,15 @@ if TYPE_CHECKING:
     from edgekit.targets.schema import Target
 
 #: Modules that register steps when imported; a new family of steps is one more name here.
-_FAMILIES = ("edgekit.compress.basic_steps", "edgekit.compress.train.steps")
+_FAMILIES = (
+    "edgekit.compress.basic_steps",
+    "edgekit.compress.prune",
+    "edgekit.compress.depth",
+    "edgekit.compress.repair",
+    "edgekit.compress.factorize",
+    "edgekit.compress.share",
+    "edgekit.compress.train.steps",
+)
 
 
 def _silent(line: str) -> None:
