@@ -51,6 +51,7 @@ _FAMILIES = (
     "edgekit.compress.repair",
     "edgekit.compress.factorize",
     "edgekit.compress.share",
+    "edgekit.compress.int4",
     "edgekit.compress.train.steps",
 )
 
