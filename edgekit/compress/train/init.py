@@ -15,6 +15,7 @@ import torch
 from edgekit.compress.train.batches import as_float
 from edgekit.compress.train.module import (
     WEIGHT_AXIS,
+    Hook,
     TrainModule,
     split_activations,
     weighted_nodes,
@@ -46,7 +47,7 @@ def reinitialize(graph: Graph, inputs: Sequence[np.ndarray], seed: int = 0) -> G
     sums = {n.outputs[0]: n for n in split.nodes if n.name in {m.name for m in nodes}}
     shared = {n.inputs[1] for n in nodes if sum(n.inputs[1] in m.inputs for m in nodes) > 1}
 
-    def normalized(name: str):  # type: ignore[no-untyped-def]
+    def normalized(name: str) -> Hook:
         node = sums[name]
         weight, bias = (module.constant(i or "") for i in node.inputs[1:3])
         shape = [1] * weight.ndim

@@ -137,13 +137,13 @@ class LearnedSteps(Extension):
         for node in self.layers:
             qmax = QMAX[self.bits.get(node.name, 8)]
             w = module.constant(node.inputs[1] or "")
-            s = self._weight_scale(node.name)
+            steps = self._weight_scale(node.name)
             shape = scale_shape(node, self._start[node.name])
-            q = torch.clamp(torch.round(w / s.reshape(shape)), -qmax, qmax)
+            q = torch.clamp(torch.round(w / steps.reshape(shape)), -qmax, qmax)
             b = module.constant(module.base.node(node.name).inputs[2] or "")
             found[node.name] = IntegerWeights(
                 q.cpu().numpy().astype(np.int8),
-                s.cpu().numpy(),
+                steps.cpu().numpy(),
                 b.double().cpu().numpy().reshape(-1),
             )
         out = with_weights(self.plan.with_params(params), found)
