@@ -86,16 +86,21 @@ def own_rows() -> list[Row]:
     rows.append(Row("drop one residual block", [drop]))
     rows += [
         Row("share, 16 values", [{"step": "share", "values": 16}]),
+        Row("share, 64 values", [{"step": "share", "values": 64}]),
         Row("sparsify 0.5, then share 16 values",
             [{"step": "sparsify", "zeros": 0.5}, {"step": "share", "values": 16}]),
+        Row("surgeon, sensitivity, 0.6", [_prune("surgeon", 0.6, "sensitivity")]),
+        Row("surgeon 0.8, then factorize 0.75", [_prune("surgeon", 0.8, "global"), {**low, "macs": 0.75}]),
+        Row("factorize, auto, 0.6", [{**low, "macs": 0.6}]),
+        Row("factorize, auto, 0.5", [{**low, "macs": 0.5}]),
         Row("fisher, measured, 0.74", [_prune("fisher", 0.74, "measured")]),
         Row("fisher, sensitivity, 0.5", [_prune("fisher", 0.5, "sensitivity")]),
         Row("fisher, global, 0.5, 3 rounds", [_prune("fisher", 0.5, "global", rounds=3)]),
     ]  # fmt: skip
     large = "ic_resnet_large_float.tflite"
     for macs in (0.5, 0.25, 0.163):
-        step = _prune("fisher", macs, "global", repair_samples=1000, rows=40_000)
-        rows.append(Row(f"large: fisher, global, {macs:g}", [step], model=large))
+        step = _prune("surgeon", macs, "global", repair_samples=1000, rows=40_000)
+        rows.append(Row(f"large: surgeon, global, {macs:g}", [step], model=large))
     rows.append(Row("large: uncut", [], model=large))
     return rows
 
@@ -248,7 +253,7 @@ def page(known: dict[str, Any]) -> str:
             lines.append(
                 f"- {name}: {s['plain_bytes']:,}, {s['codebook_bytes']:,}, {s['huffman_bytes']:,}"
             )
-    tools = next((r["tools"] for r in results.values()), {})
+    tools: dict[str, str] = next((r["tools"] for r in results.values()), {})
     lines += ["", "Tools: " + ", ".join(f"{k} {v}" for k, v in sorted(tools.items())) + ".", ""]
     return "\n".join(lines)
 

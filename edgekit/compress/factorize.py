@@ -155,8 +155,9 @@ def _chain(
         still = {**attrs, "stride": (1, 1), "padding": "VALID"}
         return [("a", first[:, None, None], attrs), ("b", second[:, None, None], still)]
     o, kh, kw, c = w.shape
+    height, width = g.tensor(node.inputs[0]).shape[1:3]
     pads, _ = nx.conv_padding(
-        g.tensor(node.inputs[0]).shape[1:3], (kh, kw), attrs["stride"], attrs["padding"],
+        (height, width), (kh, kw), attrs["stride"], attrs["padding"],
         attrs["dilation"],
     )  # fmt: skip
     (sh, sw), (dh, dw) = attrs["stride"], attrs["dilation"]

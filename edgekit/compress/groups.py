@@ -11,7 +11,7 @@ through the same tensors form a *group*, the thing that budgets, granularity and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,7 +58,7 @@ class Groups:
     groups: tuple[Group, ...]
     pinned: Mapping[str, str] = field(default_factory=dict)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
 
     def __len__(self) -> int:

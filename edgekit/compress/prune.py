@@ -114,6 +114,14 @@ def plan(
     ordered = [score[g.name] for g in groups]
     if allocation == "uniform":
         kept = allocate.uniform(cost, options, budget)
+    elif allocation == "global" and importance == "surgeon":
+        # these scores are losses in one unit, so the best widths for their sum can be searched
+        sums = [np.concatenate([[0.0], np.cumsum(np.sort(s))]) for s in ordered]
+        tables = [
+            {int(k): float(t[g.units - k]) for k in o}
+            for g, o, t in zip(groups, options, sums, strict=True)
+        ]
+        kept = allocate.by_damage(cost, options, tables, budget)
     elif allocation == "global":
         kept = allocate.by_rank(cost, options, ordered, budget)
     elif allocation == "measured":

@@ -206,8 +206,10 @@ def _fit(
     new, bias = np.empty_like(w0), np.empty(out)
     for j in range(groups):
         o = slice(j * out // groups, (j + 1) * out // groups)
-        c = slice(None) if groups == 1 else slice(j * w.shape[3], (j + 1) * w.shape[3])
-        x = design[:, :, c].reshape(len(design), -1)
+        part = design
+        if groups > 1:
+            part = design[:, :, j * w.shape[3] : (j + 1) * w.shape[3]]
+        x = part.reshape(len(design), -1)
         flat = w0[o].reshape(o.stop - o.start, -1)
         fitted, b = ridge_fit(x, wanted.channels(o), flat, ridge)
         new[o], bias[o] = fitted.reshape(w0[o].shape), b

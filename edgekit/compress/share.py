@@ -43,8 +43,8 @@ def weight_tensors(graph: Graph, layers: Sequence[str] | None = None) -> list[tu
 
 def kmeans(values: np.ndarray, k: int, iterations: int = 50) -> np.ndarray:
     """Codebook (ascending, at most ``k``) of a vector: Lloyd's algorithm in one dimension, from
-    linearly spaced centres (Deep Compression's best start: large weights keep a centre). Zero stays a
-    centre where zeros are there, so that pruned weights stay pruned."""
+    linearly spaced centres (Deep Compression's start: large weights keep one) and from quantiles; the
+    nearer one is taken. Zero stays a centre where zeros are there, so that pruned weights stay pruned."""
     v = np.sort(values.reshape(-1).astype(np.float64))
     zero = bool((v == 0).any())
     unique = np.unique(v)
@@ -54,7 +54,17 @@ def kmeans(values: np.ndarray, k: int, iterations: int = 50) -> np.ndarray:
     k = k - 1 if zero else k
     if k < 1:
         return np.array([0.0])
-    centres = np.linspace(live[0], live[-1], k)
+    starts = (
+        np.linspace(live[0], live[-1], k),
+        np.unique(np.quantile(live, (np.arange(k) + 0.5) / k)),
+    )
+    found = [_lloyd(live, c, iterations) for c in starts]
+    centres = min(found, key=lambda c: float(((c[nearest(live, c)] - live) ** 2).sum()))
+    return np.unique(np.concatenate([centres, [0.0]])) if zero else np.unique(centres)
+
+
+def _lloyd(live: np.ndarray, centres: np.ndarray, iterations: int) -> np.ndarray:
+    """Lloyd's algorithm on sorted values."""
     total = np.concatenate([[0.0], np.cumsum(live)])
     for _ in range(iterations):
         edges = np.searchsorted(live, (centres[:-1] + centres[1:]) / 2)
@@ -65,7 +75,7 @@ def kmeans(values: np.ndarray, k: int, iterations: int = 50) -> np.ndarray:
         if np.array_equal(new, centres):
             break
         centres = new
-    return np.unique(np.concatenate([centres, [0.0]])) if zero else np.unique(centres)
+    return np.unique(centres)
 
 
 def nearest(values: np.ndarray, codebook: np.ndarray) -> np.ndarray:
