@@ -194,18 +194,17 @@ class Bench:
         val = self.lossless("val")
         reference = self.correct(g, *val)
         auto = QuantizeOptions(observer="auto")
-        for k in range(5):
-            pick = np.random.default_rng([self.seed, k]).permutation(len(x))[:200]
-            some = [x[pick].astype(np.float32)]
-            for name, make in (
-                ("PTQ int8", lambda some=some: quantize(g, some, auto)),
-                ("AdaRound int8", lambda some=some: adaround(g, some, auto)),
-                (
-                    "AdaRound int4",
-                    lambda some=some: adaround(g, some, auto, AdaRoundOptions(bits=4)),
-                ),
-            ):
-                q = self.network(f"zoo-{name.replace(' ', '-').lower()}-{k}", make)
+        ways: dict[str, Callable[[list[np.ndarray]], Graph]] = {
+            "AdaRound int8": lambda some: adaround(g, some, auto),
+            "PTQ int8": lambda some: quantize(g, some, auto),
+            "AdaRound int4 weights": lambda some: adaround(g, some, auto, AdaRoundOptions(bits=4)),
+        }
+        for name, make in ways.items():
+            for k in range(5):
+                pick = np.random.default_rng([self.seed, k]).permutation(len(x))[:200]
+                some = [x[pick].astype(np.float32)]
+                file = f"zoo-{name.replace(' ', '-').lower()}-{k}"
+                q = self.network(file, lambda some=some, make=make: make(some))
                 self.row(f"pretrained ResNet-8: {name}, set {k}", self.correct(q, *val), reference)
 
 

@@ -1,14 +1,13 @@
 """Training inputs from the network itself, for when there is no data at all.
 
-The network's inputs are moved by gradient descent until the network says varied and certain things
-about them (Nayak et al., "Zero-Shot Knowledge Distillation", ICML 2019), smoothly over positions, and
-until the statistics of its layers are what training left: where batch norm was folded into the weights
-its traces are gone except for one: the *bias* of a layer followed by ReLU tells where its sums lay
-(``beta``), and ``gamma`` is not recoverable. What is known is given as ``statistics``: mean and
-variance of the layers' sums by tensor name (Yin et al., "DeepInversion", CVPR 2020), read from a model
-that still has its batch norm, or measured once where the data was (:func:`measure`). Without them the
-inputs are drawn from the ``spread`` of natural images: random smooth images over the network's input
-range.
+The inputs start as smooth noise over the input range (energy falling with frequency, as in natural
+images) and are moved by gradient descent until the network is certain about them, with its classes
+spread evenly (Nayak et al., "Zero-Shot Knowledge Distillation", ICML 2019), smoothly over positions.
+
+Where statistics of the layers' sums are known they are matched too (Yin et al., "DeepInversion", CVPR
+2020). A folded batch norm does not give them back: weights hold ``gamma / sigma`` and ``beta - mu
+gamma / sigma``, from which ``mu`` and ``sigma`` cannot be told. :func:`measure` takes them once where
+the data is: numbers that hold no sample, to be used where it is not.
 """
 
 from __future__ import annotations
