@@ -185,7 +185,7 @@ def test_resume_after_kill_9(tmp_path: Path) -> None:
         from edgekit.compress.train.distill import distill
         from edgekit.compress.train.options import TrainOptions
         from edgekit.formats import save
-        options = TrainOptions(steps=400, batch=32, checkpoint_every=3)
+        options = TrainOptions(steps=150, batch=32, checkpoint_every=3)
         run = distill(damaged(digits(), 0.3), digits(), unlabelled(), options,
                       work=Path(sys.argv[1]))
         save(run.graph, Path(sys.argv[1]) / f"from-{run.resumed}.ekg")
