@@ -122,7 +122,9 @@ class ModelBuilder:
         out.type = TENSOR_TYPES[t.dtype]
         out.shape = np.asarray(t.shape, np.int32)
         out.hasRank = True
-        out.buffer = 0 if t.data is None else self._buffer(pack(t.data) if t.dtype == "int4" else t.data)
+        out.buffer = (
+            0 if t.data is None else self._buffer(pack(t.data) if t.dtype == "int4" else t.data)
+        )
         if t.quant is not None:
             q = s.QuantizationParametersT()
             q.scale = t.quant.scale.astype(np.float32)

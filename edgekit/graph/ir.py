@@ -36,7 +36,6 @@ def storage(dtype: str) -> np.dtype[Any]:
     return np.dtype("int8" if dtype == "int4" else dtype)
 
 
-
 @dataclass(frozen=True, eq=False)
 class QuantParams:
     """Affine quantization of a tensor: ``real = scale * (q - zero_point)``.
