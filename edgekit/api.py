@@ -500,6 +500,70 @@ def tune(
     return {"target": chosen.name, "device": own, "engines": rows}
 
 
+def compress(
+    model: str | Path | Graph,
+    recipe: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path | Dataset | None = None,
+    val: str | Path | Dataset | None = None,
+    target: str | None = None,
+    device: str = "auto",
+    work: str | Path | None = None,
+    input_shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Apply a compression recipe; writes ``out`` and its report (:mod:`edgekit.compress.job`)."""
+    from edgekit.compress.job import compress_to
+    from edgekit.compress.recipe import read
+    from edgekit.targets import registry
+
+    steps = read(recipe)
+    return compress_to(
+        load(model, input_shapes) if isinstance(model, (str, Path)) else model,
+        steps,
+        Path(out),
+        data=_dataset(data),
+        val=_dataset(val),
+        target=None if target is None else registry.get_target(target),
+        device=device,
+        work=None if work is None else Path(work),
+        progress=progress,
+    )
+
+
+def sensitivity(
+    model: str | Path | Graph,
+    data: str | Path | Dataset,
+    *,
+    val: str | Path | Dataset | None = None,
+    target: str | None = None,
+    methods: list[str] | None = None,
+    importance: str = "l2",
+    samples: int = 500,
+    seed: int = 0,
+    device: str = "auto",
+    input_shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """What each compression method costs and saves, by layer and channel group."""
+    from edgekit.compress.job import examine
+    from edgekit.targets import registry
+
+    return examine(
+        load(model, input_shapes) if isinstance(model, (str, Path)) else model,
+        data=_dataset(data),
+        val=_dataset(val),
+        target=None if target is None else registry.get_target(target),
+        methods=methods,
+        importance=importance,
+        samples=samples,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+
+
 def emulate(
     firmware: str | Path,
     core: str,
@@ -539,6 +603,7 @@ __all__ = [
     "Artifact",
     "EdgekitError",
     "compile",
+    "compress",
     "deploy",
     "devices",
     "doctor",
@@ -549,6 +614,7 @@ __all__ = [
     "profile",
     "report",
     "run",
+    "sensitivity",
     "targets",
     "tune",
     "verify",

@@ -424,7 +424,7 @@ def _operator(index: int, **fields: Any) -> Callable[[Any], None]:
         (_two_subgraphs, "2 subgraphs"),
         (_set("c", isVariable=True), "'c' is a variable"),
         (_sparse, "'w' is stored sparse"),
-        (_set("w", type=17), "'w' has type INT4"),
+        (_set("w", type=16), "'w' has type UINT16"),
         (_cycle, r"conv_2d_0 reads tensor 'm' before anything produces it"),
         (_set("w", shape=[4, 3, 3, 3]), r"'w'.*needs 108 bytes but its buffer has 72"),
         (_set("c", shape=[1 << 30] * 4), "'c' of shape .* would take"),

@@ -49,7 +49,7 @@ def eliminate(graph: Graph, *, fold_float: bool = False) -> tuple[Graph, DeadCha
 # -- classes of tied channels ----------------------------------------------------------------------
 
 
-class _Classes:
+class Classes:
     """Union-find over (tensor, channel), with a mark for channels that have to stay."""
 
     def __init__(self, g: Graph) -> None:
@@ -88,27 +88,27 @@ class _Classes:
         return np.array([self.find(b + c) for c in range(channels_of(t))], np.int64)
 
 
-def _tie(g: Graph) -> _Classes:
-    classes = _Classes(g)
+def _tie(g: Graph) -> Classes:
+    classes = Classes(g)
     for name in (*g.inputs, *g.outputs):
         if not g.tensor(name).is_const:
             classes.pin(g.tensor(name))
     for node in g.nodes:
-        if not _tie_node(node, g, classes):
+        if not tie_node(node, g, classes):
             for t in [*g.ins(node), *g.outs(node)]:
                 if t is not None:
                     classes.pin(t)
     return classes
 
 
-def _tie_node(node: Node, g: Graph, classes: _Classes) -> bool:
+def tie_node(node: Node, g: Graph, classes: Classes) -> bool:
     """Tie the node's channels; False when all of them have to stay."""
     ins, outs = g.ins(node), g.outs(node)
     x, y = ins[0], outs[0]
     if x is None:
         return False
     if node.type in ("CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"):
-        if not _plain_weights(node, g) or x.is_const:
+        if not plain_weights(node, g) or x.is_const:
             return False
         if node.type == "CONV_2D":
             return x.shape[3] == g.tensor(node.inputs[1]).shape[3]
@@ -116,7 +116,7 @@ def _tie_node(node: Node, g: Graph, classes: _Classes) -> bool:
             return g.tensor(node.inputs[1]).shape[1] % channels_of(x) == 0
         return True
     if node.type == "DEPTHWISE_CONV_2D":
-        if not _plain_weights(node, g) or x.is_const:
+        if not plain_weights(node, g) or x.is_const:
             return False
         m = y.shape[3] // x.shape[3]
         for c in range(y.shape[3]):
@@ -135,7 +135,7 @@ def _tie_node(node: Node, g: Graph, classes: _Classes) -> bool:
     return True
 
 
-def _tie_binary(node: Node, g: Graph, classes: _Classes) -> bool:
+def _tie_binary(node: Node, g: Graph, classes: Classes) -> bool:
     y = g.tensor(node.outputs[0])
     width = channels_of(y)
     for t in g.ins(node):
@@ -151,7 +151,7 @@ def _tie_binary(node: Node, g: Graph, classes: _Classes) -> bool:
     return True
 
 
-def _plain_weights(node: Node, g: Graph) -> bool:
+def plain_weights(node: Node, g: Graph) -> bool:
     """Constant weights (and bias) with zero points of zero."""
     w = g.tensor(node.inputs[1])
     bias = g.tensor(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
@@ -210,7 +210,7 @@ def _once(g: Graph, fold_float: bool, found: DeadChannels) -> Graph | None:
         if node.type not in ("CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"):
             continue
         x = g.tensor(node.inputs[0])
-        if x.is_const or not _plain_weights(node, g):
+        if x.is_const or not plain_weights(node, g):
             continue
         if node.type == "CONV_2D" and x.shape[3] != g.tensor(node.inputs[1]).shape[3]:
             continue  # grouped: pinned already
@@ -248,7 +248,7 @@ def columns_do_not_fit(node: Node, g: Graph) -> bool:
 
 def _rewrite(g: Graph, masks: dict[str, np.ndarray], bounds: dict[str, Interval]) -> Graph:
     out = g.copy()
-    out.nodes = [_rewrite_node(n, g, out, masks, bounds) for n in g.nodes]
+    out.nodes = [rewrite_node(n, g, out, masks, bounds) for n in g.nodes]
     for name, mask in masks.items():
         if not mask.all():
             t = g.tensor(name)
@@ -257,7 +257,7 @@ def _rewrite(g: Graph, masks: dict[str, np.ndarray], bounds: dict[str, Interval]
     return out.validate()
 
 
-def _rewrite_node(
+def rewrite_node(
     node: Node, g: Graph, out: Graph, masks: dict[str, np.ndarray], bounds: dict[str, Interval]
 ) -> Node:
     names = [n for n in (*node.inputs, *node.outputs) if n is not None]

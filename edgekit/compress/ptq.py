@@ -125,6 +125,37 @@ def quantize(
     inputs: calibration samples, one float32 array a graph input, samples along axis 0. Raises
     InputError when the graph holds quantized tensors already, or on values that are not finite.
     """
+    return planned(graph, inputs, options, progress).integer
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A quantization and what it was made from, for passes that improve on it (AdaRound, QAT).
+
+    graph: the float graph as it was lowered for quantization; the nodes of ``integer`` have its names
+    (``integer`` holds conversions besides), and so have the weights. params: the quantization of each
+    float activation of ``graph``; tensors that must share one share the object. options: as used; the
+    observer that "auto" chose.
+    """
+
+    graph: Graph
+    integer: Graph
+    params: dict[str, QuantParams]
+    stats: dict[str, Statistics]
+    options: QuantizeOptions
+
+    def with_params(self, params: dict[str, QuantParams]) -> Graph:
+        """The integer graph with other activation quantizations; weights are rounded to nearest."""
+        return _Quantizer(self.graph, self.stats, self.options, params).build()
+
+
+def planned(
+    graph: Graph,
+    inputs: Sequence[np.ndarray],
+    options: QuantizeOptions | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Plan:
+    """As :func:`quantize`, with everything that was decided."""
     options = options or QuantizeOptions()
     for t in graph.tensors.values():
         if t.quant is not None or t.dtype in ("int8", "uint8", "int16"):
@@ -140,7 +171,8 @@ def quantize(
         return _nearest(g, stats, inputs, options, progress)
     if progress:
         progress(f"quantizing ({options.observer})")
-    return _Quantizer(g, stats, options).build()
+    quantizer = _Quantizer(g, stats, options)
+    return Plan(g, quantizer.build(), quantizer.params, stats, options)
 
 
 def _global_pools(graph: Graph) -> Graph:
@@ -175,7 +207,7 @@ def _nearest(
     inputs: Sequence[np.ndarray],
     options: QuantizeOptions,
     progress: Callable[[str], None] | None,
-) -> Graph:
+) -> Plan:
     """The candidate with the smallest mean squared error before the final SOFTMAX (or LOGISTIC), as a
     share of the float values' variance, over the calibration samples."""
     samples = int(np.clip(_COMPARE_MACS // max(1, total_macs(g)), 8, len(inputs[0])))
@@ -183,15 +215,16 @@ def _nearest(
     watched = [_before_squashing(g, o) for o in g.outputs]
     watched = [w for w in watched if g.tensor(w).is_float]
     expected = run(g, some, keep=watched)
-    best: tuple[float, Graph] | None = None
+    best: tuple[float, Plan] | None = None
     for observer, percentile in _CANDIDATES:
         if progress:
             progress(f"quantizing: {observer} {percentile:g}, comparing {samples} samples")
         trial = replace(options, observer=observer, percentile=percentile)
-        q = _Quantizer(g, stats, trial).build()
+        quantizer = _Quantizer(g, stats, trial)
+        q = quantizer.build()
         error = _error(q, g, some, watched, expected)
         if best is None or error < best[0]:
-            best = error, q
+            best = error, Plan(g, q, quantizer.params, stats, trial)
             q.metadata["quantized"] = f"edgekit post-training int8, observer {observer}" + (
                 f" {percentile:g}" if observer == "percentile" else ""
             )
@@ -282,13 +315,19 @@ def _pinned(
 
 
 class _Quantizer:
-    def __init__(self, g: Graph, stats: dict[str, Statistics], options: QuantizeOptions) -> None:
+    def __init__(
+        self,
+        g: Graph,
+        stats: dict[str, Statistics],
+        options: QuantizeOptions,
+        params: dict[str, QuantParams] | None = None,
+    ) -> None:
         self.g = g
         self.stats = stats
         self.options = options
         self.out = Graph(g.name, {}, [], (), (), dict(g.metadata))
         self.out.metadata["quantized"] = "edgekit post-training int8"
-        self.params = self._activation_params()
+        self.params = self._activation_params() if params is None else params
         self.as_float: dict[str, str] = {}
         self.as_int: dict[str, str] = {}
 

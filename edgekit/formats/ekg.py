@@ -27,7 +27,8 @@ import numpy as np
 
 from edgekit.errors import FormatError, GraphError
 from edgekit.formats.base import InputShapes, malformed_is_format_error
-from edgekit.graph.ir import DTYPES, Graph, Node, QuantParams, Tensor
+from edgekit.graph.int4 import pack, unpack
+from edgekit.graph.ir import DTYPES, Graph, Node, QuantParams, Tensor, storage
 
 MAGIC = b"EDGEKITG"
 VERSION = 1
@@ -53,7 +54,8 @@ def write_bytes(graph: Graph) -> bytes:
                 "axis": t.quant.axis,
             }
         if t.data is not None:
-            raw = np.ascontiguousarray(t.data).astype(_little(t.dtype), copy=False).tobytes()
+            held = pack(t.data) if t.dtype == "int4" else t.data
+            raw = np.ascontiguousarray(held).astype(_little(str(held.dtype)), copy=False).tobytes()
             if raw not in stored:
                 payload += bytes(-len(payload) % _ALIGN)
                 stored[raw] = len(payload)
@@ -178,7 +180,7 @@ def _tensor(entry: dict[str, Any], data: bytes, start: int) -> Tensor:
     elements = 1
     for d in shape:
         elements *= d
-    if min(shape, default=1) < 1 or elements * np.dtype(dtype).itemsize > _MAX_TENSOR_BYTES:
+    if min(shape, default=1) < 1 or elements * storage(dtype).itemsize > _MAX_TENSOR_BYTES:
         raise FormatError(f"tensor '{name}' has the shape {list(shape)}")
     quant = None
     if "quant" in entry:
@@ -193,10 +195,13 @@ def _tensor(entry: dict[str, Any], data: bytes, start: int) -> Tensor:
     array = None
     if "data" in entry:
         offset = _int(entry["data"])
-        nbytes = elements * np.dtype(dtype).itemsize
+        nbytes = (elements + 1) // 2 if dtype == "int4" else elements * np.dtype(dtype).itemsize
         if offset < 0 or start + offset + nbytes > len(data):
             raise FormatError(f"the data of tensor '{name}' is outside the file")
-        array = np.frombuffer(data, _little(dtype), elements, start + offset).reshape(shape)
+        if dtype == "int4":
+            array = unpack(np.frombuffer(data, np.uint8, nbytes, start + offset), shape)
+        else:
+            array = np.frombuffer(data, _little(dtype), elements, start + offset).reshape(shape)
         if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
             raise FormatError(f"the constant '{name}' holds values that are not finite numbers")
     return Tensor(name, shape, dtype, quant, array)

@@ -13,6 +13,7 @@ import numpy as np
 from edgekit.errors import FormatError, UnsupportedError
 from edgekit.formats.flatbuf import FlatFile, Table
 from edgekit.formats.tflite_write import TENSOR_TYPES
+from edgekit.graph.int4 import unpack
 from edgekit.graph.ir import QuantParams
 
 _DTYPES = {code: dtype for dtype, code in TENSOR_TYPES.items()}
@@ -184,7 +185,7 @@ def _tensor(index: int, t: Table, buffers: list[np.ndarray], taken: set[str]) ->
     elements = 1
     for d in shape:
         elements *= d
-    nbytes = elements * np.dtype(dtype).itemsize
+    nbytes = (elements + 1) // 2 if dtype == "int4" else elements * np.dtype(dtype).itemsize
     if nbytes > _MAX_TENSOR_BYTES:
         raise FormatError(
             f"tensor '{brief(name)}' of shape {list(shape)} would take {nbytes} bytes"
@@ -207,7 +208,10 @@ def _tensor(index: int, t: Table, buffers: list[np.ndarray], taken: set[str]) ->
             )
         if dtype == "bool" and raw.max() > 1:
             raise FormatError(f"tensor '{brief(name)}' is bool but holds other values than 0 and 1")
-        data = raw.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
+        if dtype == "int4":
+            data = unpack(raw, tuple(shape))
+        else:
+            data = raw.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
     dynamic = tuple(i for i, d in enumerate(signature) if d < 0)
     return RawTensor(index, name, shape, dynamic, dtype, _quant(t, name, dtype, shape), data)
 
@@ -249,7 +253,7 @@ def _quant(t: Table, name: str, dtype: str, shape: tuple[int, ...]) -> QuantPara
         raise FormatError(
             f"tensor '{brief(name)}' has {scale.size} scales but {zero.size} zero points"
         )
-    info = np.iinfo("int32" if dtype == "int64" else dtype)
+    info = np.iinfo({"int64": "int32", "int4": "int8"}.get(dtype, dtype))
     if np.any(zero < info.min) or np.any(zero > info.max):
         raise FormatError(f"tensor '{brief(name)}' has a zero point that {dtype} cannot hold")
     if scale.size == 1:

@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.errors import FormatError, InputError, UnsupportedError
 from edgekit.formats.base import InputShapes, malformed_is_format_error
 from edgekit.formats.tflite_flat import RawModel, RawOperator, RawTensor, parse
-from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, unique
+from edgekit.graph.ir import Graph, Node, QuantParams, Tensor, storage, unique
 from edgekit.graph.ops import infer_shapes
 
 #: How often a file's bytes may be used as constants. Tensors may share a buffer, but a small file
@@ -140,8 +140,9 @@ class Reader:
             raise FormatError(f"the constant '{r.label}' is empty")
         if const.dtype.kind == "f" and not np.all(np.isfinite(const)):
             raise FormatError(f"the constant '{r.label}' holds values that are not finite numbers")
-        quant = r.quant if const.dtype == np.dtype(r.dtype) else None
-        self.graph.tensors[r.name] = Tensor(r.name, const.shape, str(const.dtype), quant, const)
+        as_stored = const.dtype == storage(r.dtype)
+        dtype, quant = (r.dtype, r.quant) if as_stored else (str(const.dtype), None)
+        self.graph.tensors[r.name] = Tensor(r.name, const.shape, dtype, quant, const)
         return r.name
 
     def result(self, index: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import UnsupportedError
+from edgekit.graph.int4 import pack
 from edgekit.graph.ir import Graph, QuantParams, Tensor, unique
 
 #: Our dtype -> ``TensorType`` of the schema.
@@ -23,6 +24,7 @@ TENSOR_TYPES = {
     "bool": 6,
     "int16": 7,
     "int8": 9,
+    "int4": 17,
 }
 
 _SCHEMA_VERSION = 3
@@ -120,7 +122,9 @@ class ModelBuilder:
         out.type = TENSOR_TYPES[t.dtype]
         out.shape = np.asarray(t.shape, np.int32)
         out.hasRank = True
-        out.buffer = 0 if t.data is None else self._buffer(t.data)
+        out.buffer = (
+            0 if t.data is None else self._buffer(pack(t.data) if t.dtype == "int4" else t.data)
+        )
         if t.quant is not None:
             q = s.QuantizationParametersT()
             q.scale = t.quant.scale.astype(np.float32)

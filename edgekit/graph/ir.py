@@ -26,7 +26,14 @@ import numpy as np
 from edgekit.errors import GraphError
 
 #: dtypes a tensor may have, as NumPy spells them.
-DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"})
+DTYPES = frozenset(
+    {"float32", "float16", "int4", "int8", "uint8", "int16", "int32", "int64", "bool"}
+)
+
+
+def storage(dtype: str) -> np.dtype[Any]:
+    """The NumPy dtype in which a tensor's values are held: int4 (constants only) in int8."""
+    return np.dtype("int8" if dtype == "int4" else dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +123,13 @@ class Tensor:
             )
         if self.data is not None:
             data = np.asarray(self.data)
-            if data.dtype != np.dtype(self.dtype) or data.shape != self.shape:
+            if data.dtype != storage(self.dtype) or data.shape != self.shape:
                 raise GraphError(
                     f"tensor '{self.name}' is declared {self.dtype}{list(self.shape)} but its data "
                     f"is {data.dtype}{list(data.shape)}"
                 )
+            if self.dtype == "int4" and data.size and (data.min() < -8 or data.max() > 7):
+                raise GraphError(f"tensor '{self.name}' is int4 and holds values beyond -8..7")
             if data.flags.writeable:
                 data = data.copy()
                 data.flags.writeable = False
@@ -139,6 +148,8 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
+        if self.dtype == "int4":  # packed
+            return (self.elements + 1) // 2
         return self.elements * np.dtype(self.dtype).itemsize
 
     @property

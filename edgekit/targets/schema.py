@@ -52,6 +52,8 @@ class Target(_Strict):
     cores: tuple[Core, ...] = Field(min_length=1)
     memories: tuple[Memory, ...] = ()
     timing: Timing | None = None
+    #: Channel counts the hardware likes: pruning keeps multiples of this many.
+    channel_multiple: int = Field(4, ge=1)
     toolchain: dict[str, Any] = Field(default_factory=dict)
     virtual: dict[str, Any] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)

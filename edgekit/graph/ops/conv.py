@@ -204,7 +204,7 @@ def linear(call: Call, channel_axis: int) -> Linear:
     bt = call.ins[2] if len(call.ins) > 2 else None
     b = call.x[2] if bt is not None else None
     assert xt is not None and wt is not None and x is not None and w is not None
-    kinds = (xt.dtype, wt.dtype, out.dtype)
+    kinds = (xt.dtype, "int8" if wt.dtype == "int4" else wt.dtype, out.dtype)
     if any(t is not None and t.data is None for t in call.ins[1:]) and wt.shape != w.shape:
         raise UnsupportedError("weights that are computed at run time cannot hold many samples")
     activation = call.node.attrs["activation"]

@@ -1,0 +1,290 @@
+"""Every compression method with real numbers; writes ``compression.json`` and ``compression.md``.
+
+    EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/compression.py            # rows not there yet
+    EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/compression.py NAME ...   # these, again
+    .venv/bin/python benchmarks/compression.py --list | --table
+
+A row is a recipe applied to a model. Its figures: MACs; accuracy of the float result and of its int8 form
+on the 500 validation images, as paired differences to the uncut network's with their standard errors;
+cycles on the virtual Cortex-M4 (estimated from counted instructions) and what of the saved MACs arrives in
+them. The int8 accuracy is that of the integer graph whose bytes the firmware is checked against.
+
+More rows: a file ``compression_rows_<what>.py`` beside this one with a function ``rows() -> list[Row]``.
+Results are kept by name, so that slow rows can be run one at a time, on different days.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+SHARED = Path(os.environ.get("EDGEKIT_SHARED", HERE.parent.parent / "shared"))
+RESULTS, PAGE = HERE / "compression.json", HERE / "compression.md"
+TARGET = "cortex-m4"
+
+
+@dataclass(frozen=True)
+class Row:
+    """section: heading of the table it is in. steps: of the recipe. model: file in the zoo, or a path.
+    data: name -> Dataset for ``data`` (what steps may use); the default is the 5,000 lossless images
+    without their labels. after: changes the result before it is measured (a training step outside of
+    recipes, say)."""
+
+    name: str
+    steps: list[dict[str, Any]]
+    section: str = "No labels, no training"
+    model: str = "ic_resnet8_float.tflite"
+    seed: int = 0
+    data: Callable[[], Any] | None = None
+    after: Callable[[Any], Any] | None = None
+    note: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+#: Samples and output positions that the repair of these rows uses.
+FIT = {"repair": "least_squares", "repair_samples": 2000, "rows": 50_000}
+
+
+def _prune(importance: str, macs: float, allocation: str, **more: Any) -> dict[str, Any]:
+    return {"step": "prune", "importance": importance, "macs": macs, "allocation": allocation,
+            "multiple": 4, "samples": 1000, **FIT, **more}  # fmt: skip
+
+
+def own_rows() -> list[Row]:
+    rows = [Row("uncut", [])]
+    for macs in (0.74, 0.6, 0.5, 0.33):
+        rows.append(Row(f"fisher, global, {macs:g}", [_prune("fisher", macs, "global")]))
+    for macs in (0.74, 0.6, 0.5, 0.33):
+        rows.append(Row(f"surgeon, global, {macs:g}", [_prune("surgeon", macs, "global")]))
+    rows += [
+        Row("fisher, sensitivity, 0.74", [_prune("fisher", 0.74, "sensitivity")]),
+        Row("fisher, global, 0.74, not repaired", [_prune("fisher", 0.74, "global", repair="none")]),
+        Row("fisher, global, 0.74, mean and variance only",
+            [_prune("fisher", 0.74, "global", repair="affine")]),
+        Row("fisher, global, 0.74, bias only", [_prune("fisher", 0.74, "global", repair="bias")]),
+    ]  # fmt: skip
+    for importance in ("l1", "l2", "geometric", "apoz", "reconstruction", "taylor", "random"):
+        rows.append(Row(f"{importance}, uniform, 0.74", [_prune(importance, 0.74, "uniform")]))
+    rows.append(Row("fisher, uniform, 0.74", [_prune("fisher", 0.74, "uniform")]))
+    for importance in ("l2", "taylor"):
+        rows.append(Row(f"{importance}, global, 0.74", [_prune(importance, 0.74, "global")]))
+    low = {"step": "factorize", "repair": "least_squares", "samples": 2000}
+    for form in ("auto", "spatial", "tucker"):
+        rows.append(Row(f"factorize, {form}, 0.74", [{**low, "form": form, "macs": 0.74}]))
+    drop = {"step": "drop_blocks", "count": 1, "repair": "least_squares", "samples": 2000}
+    rows.append(Row("drop one residual block", [drop]))
+    rows += [
+        Row("share, 16 values", [{"step": "share", "values": 16}]),
+        Row("share, 64 values", [{"step": "share", "values": 64}]),
+        Row("sparsify 0.5, then share 16 values",
+            [{"step": "sparsify", "zeros": 0.5}, {"step": "share", "values": 16}]),
+        Row("surgeon, sensitivity, 0.6", [_prune("surgeon", 0.6, "sensitivity")]),
+        Row("surgeon 0.8, then factorize 0.75", [_prune("surgeon", 0.8, "global"), {**low, "macs": 0.75}]),
+        Row("factorize, auto, 0.6", [{**low, "macs": 0.6}]),
+        Row("factorize, auto, 0.5", [{**low, "macs": 0.5}]),
+        Row("fisher, measured, 0.74", [_prune("fisher", 0.74, "measured")]),
+        Row("fisher, sensitivity, 0.5", [_prune("fisher", 0.5, "sensitivity")]),
+        Row("fisher, global, 0.5, 3 rounds", [_prune("fisher", 0.5, "global", rounds=3)]),
+    ]  # fmt: skip
+    large = "ic_resnet_large_float.tflite"
+    for macs in (0.5, 0.25, 0.163):
+        step = _prune("surgeon", macs, "global", repair_samples=1000, rows=40_000)
+        rows.append(Row(f"large: surgeon, global, {macs:g}", [step], model=large))
+    rows.append(Row("large: uncut", [], model=large))
+    return rows
+
+
+def all_rows() -> dict[str, Row]:
+    rows = own_rows()
+    for path in sorted(HERE.glob("compression_rows_*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        rows += module.rows()
+    return {r.name: r for r in rows}
+
+
+# -- measuring -------------------------------------------------------------------------------------
+
+
+def unlabelled() -> Any:
+    from edgekit.data import Dataset
+
+    with np.load(SHARED / "data" / "cifar10.npz") as z:
+        return Dataset({"x": z["train_x"]}, None, "cifar10.npz:train_x, labels unused")
+
+
+def validation() -> Any:
+    from edgekit.data import load_dataset
+
+    return load_dataset(SHARED / "data" / "cifar10.npz:val_x,val_y")
+
+
+def _model(name: str) -> Any:
+    from edgekit import api
+
+    path = Path(name)
+    return api.load(path if path.is_file() else SHARED / "zoo" / name)
+
+
+def on_device(graph: Any, data: Any) -> tuple[dict[str, Any], Any]:
+    """Cost on the target (``cycles``, ``instructions``, ``flash``, ``ram``, ``tools``) and the integer
+    graph."""
+    from edgekit import api
+
+    with tempfile.TemporaryDirectory() as tmp:
+        artifact = api.compile(graph, TARGET, Path(tmp) / "a", data=data)
+        p = api.profile(artifact)
+        reference = api.open_artifact(Path(tmp) / "a").reference
+    return {
+        "cycles": p["total"]["cycles"],
+        "instructions": p["total"]["instructions"],
+        "flash": p["memory"]["flash_bytes"],
+        "ram": p["memory"]["ram_bytes"],
+        "tools": p["tools"],
+    }, reference
+
+
+def baseline(model: str, known: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The uncut network: its costs, and what its float and int8 forms say about the validation set."""
+    from edgekit.compress.job import float_form, says_real
+    from edgekit.compress.simplify import total_macs
+
+    key = f"baseline {model}"
+    graph = float_form(_model(model))
+    cache = Path(tempfile.gettempdir()) / f"edgekit-bench-{Path(model).stem}.npz"
+    if key not in known or not cache.is_file():
+        costs, integer = on_device(graph, unlabelled())
+        said, said8 = says_real(graph, validation()), says_real(integer, validation())
+        np.savez(cache, said=said, said8=said8)
+        known[key] = {**costs, "macs": total_macs(graph)}
+    with np.load(cache) as z:
+        return known[key], z["said"], z["said8"]
+
+
+def measure(row: Row, known: dict[str, Any]) -> dict[str, Any]:
+    from edgekit.compress.execute import compare
+    from edgekit.compress.job import compress, says_real
+
+    base, said, said8 = baseline(row.model, known)
+    graph = _model(row.model)
+    data = row.data() if row.data is not None else unlabelled()
+    started = time.perf_counter()
+    log: list[dict[str, Any]] = []
+    if row.steps:
+        recipe = {"version": 1, "seed": row.seed, "steps": row.steps}
+        graph, report = compress(graph, recipe, data=data, progress=lambda line: None)
+        log = report["steps"]
+    if row.after is not None:
+        graph = row.after(graph)
+    seconds = time.perf_counter() - started
+    costs, integer = on_device(graph, data)
+    from edgekit.compress.recipe import size_of
+
+    y = validation().y
+    real = compare(said, says_real(graph, validation()), y, True).to_json()
+    int8 = compare(said8, says_real(integer, validation()), y, True).to_json()
+    size = size_of(graph)
+    ratio, speedup = base["macs"] / size["macs"], base["cycles"] / costs["cycles"]
+    sizes = next((e["sizes"]["total"] for e in reversed(log) if "sizes" in e), None)
+    return {
+        **costs, **size, "float": real, "int8": int8, "seconds": round(seconds, 1),
+        "macs_left": size["macs"] / base["macs"], "speedup": speedup,
+        "realised": speedup / ratio, "steps": row.steps, "seed": row.seed, "model": row.model,
+        "section": row.section, "note": row.note, "sizes": sizes,
+        "widths": next((e["widths"] for e in reversed(log) if "widths" in e), None), **row.extra,
+    }  # fmt: skip
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def _points(q: dict[str, Any]) -> str:
+    if q["standard_error"] is None:
+        return "-"
+    return f"{100 * q['difference']:+.1f} ± {100 * q['standard_error']:.1f}"
+
+
+def page(known: dict[str, Any]) -> str:
+    lines = [
+        "# Compression, method by method",
+        "",
+        "`EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/compression.py [NAME ...]` makes a row; the "
+        "recipe of each (steps, seed) is in `compression.json`. Differences in points are to the uncut "
+        "network of the same form, paired on the same 500 lossless CIFAR-10 validation images, with their "
+        "standard error. Cycles: virtual Cortex-M4, *estimated* from exactly counted instructions. "
+        "*Realised*: speed-up in cycles over the reduction in MACs. Time: wall clock on a shared, busy "
+        "2-core machine, only for its order of magnitude.",
+    ]
+    results = {k: v for k, v in known.items() if not k.startswith("baseline ")}
+    for section in dict.fromkeys(r["section"] for r in results.values()):
+        lines += [
+            "", f"## {section}", "",
+            "| method | MACs left | float accuracy | difference (float) | difference (int8) | "
+            "M4 cycles | speed-up | realised | flash bytes | s |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        mine = {k: v for k, v in results.items() if v["section"] == section}
+        for name, r in mine.items():
+            lines.append(
+                f"| {name} | {r['macs_left']:.3f} | {100 * r['float']['accuracy']:.1f} % | "
+                f"{_points(r['float'])} | {_points(r['int8'])} | {r['cycles']:,} | "
+                f"{r['speedup']:.2f} | {r['realised']:.2f} | {r['flash']:,} | {r['seconds']:.0f} |"
+            )
+    shared = {k: r for k, r in results.items() if r.get("sizes")}
+    if shared:
+        lines += ["", "Weights in bytes as float32, with a codebook, Huffman-coded (none of which a "
+                  "kernel here reads):", ""]  # fmt: skip
+        for name, r in shared.items():
+            s = r["sizes"]
+            lines.append(
+                f"- {name}: {s['plain_bytes']:,}, {s['codebook_bytes']:,}, {s['huffman_bytes']:,}"
+            )
+    tools: dict[str, str] = next((r["tools"] for r in results.values()), {})
+    lines += ["", "Tools: " + ", ".join(f"{k} {v}" for k, v in sorted(tools.items())) + ".", ""]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    rows = all_rows()
+    if arguments == ["--list"]:
+        print("\n".join(rows))
+        return
+    unknown = [a for a in arguments if a not in rows and a != "--table"]
+    if unknown:
+        raise SystemExit(f"there is no row '{unknown[0]}'; --list names them")
+    wanted = [] if arguments == ["--table"] else arguments or [n for n in rows if n not in known]
+    for name in wanted:
+        result = measure(rows[name], known)
+        known[name] = result
+        ordered = {
+            k: known[k]
+            for k in (*(k for k in known if k not in rows), *(n for n in rows if n in known))
+        }
+        RESULTS.write_text(json.dumps(ordered, indent=1, sort_keys=False) + "\n")
+        PAGE.write_text(page(ordered))
+        print(
+            f"{name}: MACs {result['macs_left']:.3f}, float {_points(result['float'])}, "
+            f"int8 {_points(result['int8'])}, realised {result['realised']:.2f}",
+            flush=True,
+        )
+    if not wanted:
+        PAGE.write_text(page(known))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
