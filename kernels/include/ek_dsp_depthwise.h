@@ -6,7 +6,8 @@
 #include "ek_simd.h"
 
 /* Depthwise 3x3, stride 1, dilation 1, multiplier 1; pad_left at most 2. table: EK_DEPTHWISE_*_WORDS
- * a channel. short and lean differ in the scratch they take. output may be the input where their shapes are equal. */
+ * a channel. short and lean differ in the scratch they take. output may be the input where their
+ * shapes are equal. */
 void ek_depthwise_3x3_s8_short_dsp(const ek_depthwise_params *p, const int8_t *input,
                                    const int32_t *table, int8_t *output, void *scratch);
 int32_t ek_depthwise_3x3_s8_short_dsp_scratch_bytes(const ek_depthwise_params *p);
