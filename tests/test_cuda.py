@@ -408,3 +408,22 @@ def test_gpu_providers_do_not_fall_back(monkeypatch: pytest.MonkeyPatch, tmp_pat
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3 and "could not start its CUDAExecutionProvider" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_transformer_in_half_precision(compiler: None, device: str, tmp_path: Path) -> None:
+    """Rows that a block sums together (dlight's schedules), batched products, halves in between."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    from archs import ARCHITECTURES
+
+    from edgekit.compress import simplify
+    from edgekit.formats.torch_ import from_module
+
+    graph = simplify(from_module(*ARCHITECTURES["transformer"]())).graph
+    art = compile_with(tmp_path / "a", graph, "h100", "cuda-fp16")
+    x = inputs_for(graph, 2)
+    got, want = run(art, device, x).outputs, reference.run(graph, x)
+    for o, a in zip(graph.outputs, got, strict=True):
+        error = np.abs(a - want[o].reshape(a.shape)).max() / np.abs(want[o]).max()
+        assert error < 1e-2

@@ -7,11 +7,13 @@ anyway at these sizes.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
 _THREADS = 128
+_HALVES = re.compile(r"\bhalf[24]\b")
 _SHARED = 48 * 1024  #: bytes that a block may have without asking
 
 
@@ -29,8 +31,11 @@ def scheduled(function: Any, target: dict[str, object]) -> Any:
                 continue
             result = done.mod["main"] if hasattr(done, "mod") else done
             if kernels(result) == 1 and shared_bytes(result) <= _SHARED:
-                tvm.tirx.build(tvm.IRModule({"main": result}), target=t)
-                return result
+                built = tvm.tirx.build(tvm.IRModule({"main": result}), target=t)
+                text = "".join(m.inspect_source() for m in built.imports)
+                # vectors of halves need what TVM's own prelude defines, which is not used
+                if not _HALVES.search(text[text.index('extern "C" __global__') :]):
+                    return result
         except Exception:  # a rule that trips over a function is one that does not take it
             continue
     return one_kernel(function)
