@@ -49,6 +49,7 @@ class Row:
     data: Callable[[], Any] | None = None
     after: Callable[[Any], Any] | None = None
     note: str = ""
+    target: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +60,11 @@ FIT = {"repair": "least_squares", "repair_samples": 2000, "rows": 50_000}
 def _prune(importance: str, macs: float, allocation: str, **more: Any) -> dict[str, Any]:
     return {"step": "prune", "importance": importance, "macs": macs, "allocation": allocation,
             "multiple": 4, "samples": 1000, **FIT, **more}  # fmt: skip
+
+
+def _cycles(share: float) -> dict[str, Any]:
+    row = _prune("surgeon", 1.0, "global")
+    return {**{k: v for k, v in row.items() if k != "macs"}, "cycles": share}
 
 
 def own_rows() -> list[Row]:
@@ -91,12 +97,21 @@ def own_rows() -> list[Row]:
             [{"step": "sparsify", "zeros": 0.5}, {"step": "share", "values": 16}]),
         Row("surgeon, sensitivity, 0.6", [_prune("surgeon", 0.6, "sensitivity")]),
         Row("surgeon 0.8, then factorize 0.75", [_prune("surgeon", 0.8, "global"), {**low, "macs": 0.75}]),
+        Row("surgeon, global, 0.5, 3 rounds", [_prune("surgeon", 0.5, "global", rounds=3)]),
+        Row("surgeon, global, 0.5 of the cycles", [_cycles(0.5)], target=TARGET),
+        Row("surgeon, global, 0.33 of the cycles", [_cycles(0.33)], target=TARGET),
         Row("factorize, auto, 0.6", [{**low, "macs": 0.6}]),
         Row("factorize, auto, 0.5", [{**low, "macs": 0.5}]),
         Row("fisher, measured, 0.74", [_prune("fisher", 0.74, "measured")]),
         Row("fisher, sensitivity, 0.5", [_prune("fisher", 0.5, "sensitivity")]),
         Row("fisher, global, 0.5, 3 rounds", [_prune("fisher", 0.5, "global", rounds=3)]),
     ]  # fmt: skip
+    none = "No data at all (images only for the scales of the int8 form)"
+    for macs in (0.9, 0.74):
+        step = {**_prune("l2", macs, "uniform"), "repair": "none"}
+        rows.append(Row(f"no data: l2, uniform, {macs:g}", [step], none, data=lambda: None))
+        step = {"step": "factorize", "macs": macs}
+        rows.append(Row(f"no data: factorize, auto, {macs:g}", [step], none, data=lambda: None))
     large = "ic_resnet_large_float.tflite"
     for macs in (0.5, 0.25, 0.163):
         step = _prune("surgeon", macs, "global", repair_samples=1000, rows=40_000)
@@ -178,6 +193,7 @@ def baseline(model: str, known: dict[str, Any]) -> tuple[dict[str, Any], np.ndar
 def measure(row: Row, known: dict[str, Any]) -> dict[str, Any]:
     from edgekit.compress.execute import compare
     from edgekit.compress.job import compress, says_real
+    from edgekit.targets.registry import get_target
 
     base, said, said8 = baseline(row.model, known)
     graph = _model(row.model)
@@ -186,12 +202,15 @@ def measure(row: Row, known: dict[str, Any]) -> dict[str, Any]:
     log: list[dict[str, Any]] = []
     if row.steps:
         recipe = {"version": 1, "seed": row.seed, "steps": row.steps}
-        graph, report = compress(graph, recipe, data=data, progress=lambda line: None)
+        target = None if row.target is None else get_target(row.target)
+        graph, report = compress(
+            graph, recipe, data=data, target=target, progress=lambda line: None
+        )
         log = report["steps"]
     if row.after is not None:
         graph = row.after(graph)
     seconds = time.perf_counter() - started
-    costs, integer = on_device(graph, data)
+    costs, integer = on_device(graph, data or unlabelled())  # int8 needs some for its scales
     from edgekit.compress.recipe import size_of
 
     y = validation().y

@@ -52,8 +52,9 @@ def surgeon_scores(groups: Groups, ctx: StepContext, samples: int | None) -> dic
             assert w is not None
             flat = w.reshape(w.shape[0], -1).astype(np.float64) * np.sqrt(weigh[node.name])[:, None]
             for g in groups:
-                if node.name in g.readers and node.inputs[0] in g.tensors:
-                    channels = g.tensors[node.inputs[0]]
+                source = node.inputs[0] or ""
+                if node.name in g.readers and source in g.tensors:
+                    channels = g.tensors[source]
                     taps = np.arange(design.shape[1])[:, None] * design.shape[2]
                     columns = (taps[None] + channels[:, None, :]).reshape(g.units, -1)
                     parts[g.name].append((flat.copy(), inverse.copy(), columns))
