@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.compress.execute import BATCH, Walker, is_classifier, logits_graph
+from edgekit.compress.execute import BATCH, Walker, affordable, is_classifier, logits_graph
 from edgekit.compress.groups import Group, Groups, is_grouped
 from edgekit.compress.repair import design_rows, exposed
 from edgekit.compress.steps import StepContext
@@ -40,7 +40,7 @@ def surgeon_scores(groups: Groups, ctx: StepContext, samples: int | None) -> dic
     ]  # fmt: skip
     weigh = output_fisher(graph, readers, inputs, ctx)
     parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {g.name: [] for g in groups}
-    walk = Walker(graph, inputs, ctx.device)
+    walk = Walker(graph, affordable(graph, inputs), ctx.device)
     rng = ctx.rng(29)
     while (node := walk.node) is not None:
         if node.name in readers:
