@@ -2,7 +2,7 @@
 
     EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/compression.py            # rows not there yet
     EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/compression.py NAME ...   # these, again
-    .venv/bin/python benchmarks/compression.py --list | --table
+    .venv/bin/python benchmarks/compression.py --list | --table | --merge OTHER.json
 
 A row is a recipe applied to a model. Its figures: MACs; accuracy of the float result and of its int8 form
 on the 500 validation images, as paired differences to the uncut network's with their standard errors;
@@ -211,6 +211,7 @@ def baseline(row: Row, known: dict[str, Any]) -> tuple[dict[str, Any], np.ndarra
     if key not in known or not cache.is_file():
         costs, integer = on_device(given, row.data() if row.data and row.split else unlabelled())
         val = float_samples(given, (row.val or validation)())
+        assert val is not None
         said, said8 = says_real(graph, val), says_real(integer, val)
         np.savez(cache, said=said, said8=said8)
         known[key] = {**costs, "macs": total_macs(graph)}
@@ -244,6 +245,7 @@ def measure(row: Row, known: dict[str, Any]) -> dict[str, Any]:
     from edgekit.compress.recipe import size_of
 
     val = float_samples(given, (row.val or validation)())
+    assert val is not None
     real = compare(said, says_real(graph, val), val.y, True).to_json()
     int8 = compare(said8, says_real(integer, val), val.y, True).to_json()
     size = size_of(graph)
@@ -313,6 +315,12 @@ def main(arguments: list[str]) -> None:
     rows = all_rows()
     if arguments == ["--list"]:
         print("\n".join(rows))
+        return
+    if arguments[:1] == ["--merge"]:  # results made on another branch
+        for other in arguments[1:]:
+            known = {**json.loads(Path(other).read_text()), **known}
+        RESULTS.write_text(json.dumps(known, indent=1, sort_keys=False) + "\n")
+        PAGE.write_text(page(known))
         return
     unknown = [a for a in arguments if a not in rows and a != "--table"]
     if unknown:
