@@ -2,7 +2,7 @@
 
     EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/compression.py            # rows not there yet
     EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/compression.py NAME ...   # these, again
-    .venv/bin/python benchmarks/compression.py --list | --table
+    .venv/bin/python benchmarks/compression.py --list | --table | --merge OTHER.json
 
 A row is a recipe applied to a model. Its figures: MACs; accuracy of the float result and of its int8 form
 on the 500 validation images, as paired differences to the uncut network's with their standard errors;
@@ -38,8 +38,9 @@ TARGET = "cortex-m4"
 class Row:
     """section: heading of the table it is in. steps: of the recipe. model: file in the zoo, or a path.
     data: name -> Dataset for ``data`` (what steps may use); the default is the 5,000 lossless images
-    without their labels. after: changes the result before it is measured (a training step outside of
-    recipes, say)."""
+    without their labels; val: what is measured on, likewise, and split: its name where it is another one
+    than the 500 validation images. after: changes the result before it is measured (a training step
+    outside of recipes, say)."""
 
     name: str
     steps: list[dict[str, Any]]
@@ -49,6 +50,9 @@ class Row:
     data: Callable[[], Any] | None = None
     after: Callable[[Any], Any] | None = None
     note: str = ""
+    target: str | None = None
+    val: Callable[[], Any] | None = None
+    split: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +63,23 @@ FIT = {"repair": "least_squares", "repair_samples": 2000, "rows": 50_000}
 def _prune(importance: str, macs: float, allocation: str, **more: Any) -> dict[str, Any]:
     return {"step": "prune", "importance": importance, "macs": macs, "allocation": allocation,
             "multiple": 4, "samples": 1000, **FIT, **more}  # fmt: skip
+
+
+def _cycles(share: float) -> dict[str, Any]:
+    row = _prune("surgeon", 1.0, "global")
+    return {**{k: v for k, v in row.items() if k != "macs"}, "cycles": share}
+
+
+def _kws(half: int, labels: bool) -> Callable[[], Any]:
+    def load() -> Any:
+        from edgekit.data import Dataset
+
+        with np.load(SHARED / "data" / "kws01.npz") as z:
+            pick = slice(half, None, 2)
+            y = z["y"][pick] if labels else None
+            return Dataset({"x": z["x"][pick]}, y, f"kws01.npz, half {half + 1}")
+
+    return load
 
 
 def own_rows() -> list[Row]:
@@ -87,21 +108,40 @@ def own_rows() -> list[Row]:
     rows += [
         Row("share, 16 values", [{"step": "share", "values": 16}]),
         Row("share, 64 values", [{"step": "share", "values": 64}]),
-        Row("sparsify 0.5, then share 16 values",
-            [{"step": "sparsify", "zeros": 0.5}, {"step": "share", "values": 16}]),
+        Row("sparsify 0.3, re-estimate, share 64 values",
+            [{"step": "sparsify", "zeros": 0.3}, {"step": "reestimate"}, {"step": "share", "values": 64}]),
         Row("surgeon, sensitivity, 0.6", [_prune("surgeon", 0.6, "sensitivity")]),
         Row("surgeon 0.8, then factorize 0.75", [_prune("surgeon", 0.8, "global"), {**low, "macs": 0.75}]),
+        Row("surgeon, global, 0.5, 3 rounds", [_prune("surgeon", 0.5, "global", rounds=3)]),
+        Row("surgeon, global, 0.5 of the cycles", [_cycles(0.5)], target=TARGET),
+        Row("surgeon, global, 0.33 of the cycles", [_cycles(0.33)], target=TARGET),
         Row("factorize, auto, 0.6", [{**low, "macs": 0.6}]),
         Row("factorize, auto, 0.5", [{**low, "macs": 0.5}]),
         Row("fisher, measured, 0.74", [_prune("fisher", 0.74, "measured")]),
         Row("fisher, sensitivity, 0.5", [_prune("fisher", 0.5, "sensitivity")]),
         Row("fisher, global, 0.5, 3 rounds", [_prune("fisher", 0.5, "global", rounds=3)]),
     ]  # fmt: skip
-    large = "ic_resnet_large_float.tflite"
+    none = "No data at all (images only for the scales of the int8 form)"
+    for macs in (0.9, 0.74):
+        step = {**_prune("l2", macs, "uniform"), "repair": "none"}
+        rows.append(Row(f"no data: l2, uniform, {macs:g}", [step], none, data=lambda: None))
+        step = {"step": "factorize", "macs": macs}
+        rows.append(Row(f"no data: factorize, auto, {macs:g}", [step], none, data=lambda: None))
+    large, wide = (
+        "ic_resnet_large_float.tflite",
+        "Six times the MACs of ResNet-8, no labels, no training",
+    )
     for macs in (0.5, 0.25, 0.163):
         step = _prune("surgeon", macs, "global", repair_samples=1000, rows=40_000)
-        rows.append(Row(f"large: surgeon, global, {macs:g}", [step], model=large))
-    rows.append(Row("large: uncut", [], model=large))
+        rows.append(Row(f"large: surgeon, global, {macs:g}", [step], wide, model=large))
+    for half in (0, 1):  # what is tuned on is not what is reported: the other half of the inputs
+        step = {**_prune("surgeon", 0.72, "global"), "multiple": 4}
+        rows.append(Row(
+            f"kws: surgeon, global, 0.72, tuned on half {half + 1}", [step],
+            "Keyword spotting, unlabelled halves", "kws_dscnn_int8.tflite",
+            data=_kws(half, False), val=_kws(1 - half, True), split=f"half {2 - half}",
+        ))  # fmt: skip
+    rows.append(Row("large: uncut", [], wide, model=large))
     return rows
 
 
@@ -158,17 +198,21 @@ def on_device(graph: Any, data: Any) -> tuple[dict[str, Any], Any]:
     }, reference
 
 
-def baseline(model: str, known: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """The uncut network: its costs, and what its float and int8 forms say about the validation set."""
-    from edgekit.compress.job import float_form, says_real
+def baseline(row: Row, known: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The uncut network: its costs, and what its float and int8 forms say about the row's validation
+    set. A model that comes quantized is its own int8 form."""
+    from edgekit.compress.job import float_form, float_samples, says_real
     from edgekit.compress.simplify import total_macs
 
-    key = f"baseline {model}"
-    graph = float_form(_model(model))
-    cache = Path(tempfile.gettempdir()) / f"edgekit-bench-{Path(model).stem}.npz"
+    key = f"baseline {row.model}" + (f" {row.split}" if row.split else "")
+    given = _model(row.model)
+    graph = float_form(given)
+    cache = Path(tempfile.gettempdir()) / f"edgekit-bench-{Path(row.model).stem}{row.split}.npz"
     if key not in known or not cache.is_file():
-        costs, integer = on_device(graph, unlabelled())
-        said, said8 = says_real(graph, validation()), says_real(integer, validation())
+        costs, integer = on_device(given, row.data() if row.data and row.split else unlabelled())
+        val = float_samples(given, (row.val or validation)())
+        assert val is not None
+        said, said8 = says_real(graph, val), says_real(integer, val)
         np.savez(cache, said=said, said8=said8)
         known[key] = {**costs, "macs": total_macs(graph)}
     with np.load(cache) as z:
@@ -177,26 +221,33 @@ def baseline(model: str, known: dict[str, Any]) -> tuple[dict[str, Any], np.ndar
 
 def measure(row: Row, known: dict[str, Any]) -> dict[str, Any]:
     from edgekit.compress.execute import compare
-    from edgekit.compress.job import compress, says_real
+    from edgekit.compress.job import compress, float_samples, says_real
+    from edgekit.targets.registry import get_target
 
-    base, said, said8 = baseline(row.model, known)
-    graph = _model(row.model)
+    base, said, said8 = baseline(row, known)
+    given = graph = _model(row.model)
     data = row.data() if row.data is not None else unlabelled()
     started = time.perf_counter()
     log: list[dict[str, Any]] = []
     if row.steps:
         recipe = {"version": 1, "seed": row.seed, "steps": row.steps}
-        graph, report = compress(graph, recipe, data=data, progress=lambda line: None)
+        target = None if row.target is None else get_target(row.target)
+        graph, report = compress(
+            graph, recipe, data=data, target=target, progress=lambda line: None
+        )
         log = report["steps"]
     if row.after is not None:
         graph = row.after(graph)
     seconds = time.perf_counter() - started
-    costs, integer = on_device(graph, data)
+    # without data, too: int8 needs some for its scales
+    data = float_samples(given, data) if row.steps else data
+    costs, integer = on_device(graph, data or unlabelled())
     from edgekit.compress.recipe import size_of
 
-    y = validation().y
-    real = compare(said, says_real(graph, validation()), y, True).to_json()
-    int8 = compare(said8, says_real(integer, validation()), y, True).to_json()
+    val = float_samples(given, (row.val or validation)())
+    assert val is not None
+    real = compare(said, says_real(graph, val), val.y, True).to_json()
+    int8 = compare(said8, says_real(integer, val), val.y, True).to_json()
     size = size_of(graph)
     ratio, speedup = base["macs"] / size["macs"], base["cycles"] / costs["cycles"]
     sizes = next((e["sizes"]["total"] for e in reversed(log) if "sizes" in e), None)
@@ -224,8 +275,9 @@ def page(known: dict[str, Any]) -> str:
         "",
         "`EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/compression.py [NAME ...]` makes a row; the "
         "recipe of each (steps, seed) is in `compression.json`. Differences in points are to the uncut "
-        "network of the same form, paired on the same 500 lossless CIFAR-10 validation images, with their "
-        "standard error. Cycles: virtual Cortex-M4, *estimated* from exactly counted instructions. "
+        "network of the same form, paired on the same 500 lossless CIFAR-10 validation images (or as the "
+        "heading says), with their standard error. Cycles: virtual Cortex-M4, *estimated* from exactly "
+        "counted instructions. "
         "*Realised*: speed-up in cycles over the reduction in MACs. Time: wall clock on a shared, busy "
         "2-core machine, only for its order of magnitude.",
     ]
@@ -264,12 +316,20 @@ def main(arguments: list[str]) -> None:
     if arguments == ["--list"]:
         print("\n".join(rows))
         return
+    if arguments[:1] == ["--merge"]:  # results made on another branch
+        for other in arguments[1:]:
+            known = {**json.loads(Path(other).read_text()), **known}
+        RESULTS.write_text(json.dumps(known, indent=1, sort_keys=False) + "\n")
+        PAGE.write_text(page(known))
+        return
     unknown = [a for a in arguments if a not in rows and a != "--table"]
     if unknown:
         raise SystemExit(f"there is no row '{unknown[0]}'; --list names them")
     wanted = [] if arguments == ["--table"] else arguments or [n for n in rows if n not in known]
     for name in wanted:
         result = measure(rows[name], known)
+        if RESULTS.is_file():  # another process may have made rows meanwhile
+            known |= {k: v for k, v in json.loads(RESULTS.read_text()).items() if k not in wanted}
         known[name] = result
         ordered = {
             k: known[k]

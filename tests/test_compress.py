@@ -140,7 +140,11 @@ steps:
 
 @pytest.mark.parametrize(
     ("importance", "allocation"),
-    [("l2", "global"), ("fisher", "sensitivity"), ("apoz", "measured")],
+    [
+        ("surgeon", "global"),
+        ("l2", "sensitivity"),
+        pytest.param("apoz", "measured", marks=pytest.mark.slow),
+    ],
 )
 def test_digits_without_labels_or_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], importance: str, allocation: str
@@ -161,7 +165,7 @@ def test_digits_without_labels_or_training(
     assert total_macs(api.load(tmp_path / "a.tflite")) == d["after"]["macs"]
     q = d["quality"]
     assert not q["fitted_on_these"] and q["samples"] == 360
-    assert q["difference"] >= -0.12 and q["standard_error"] < 0.02
+    assert q["difference"] >= -0.06 and q["standard_error"] < 0.02
     assert json.loads((tmp_path / "a.report.json").read_text())["steps"][0]["step"] == "prune"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "a.report.json", "a.tflite", "b.report.json", "b.tflite", "r.yaml"
@@ -171,7 +175,9 @@ def test_digits_without_labels_or_training(
 @pytest.mark.slow
 def test_cycles_as_the_budget(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("steps:\n- {step: prune, cycles: 0.7, repair: least_squares}\n")
+    recipe.write_text(
+        "steps:\n- {step: prune, importance: surgeon, cycles: 0.7, repair: least_squares}\n"
+    )
     report = api.compress(
         DIGITS, recipe, tmp_path / "o.tflite", data=DATA, val=VAL, target="cortex-m4"
     )

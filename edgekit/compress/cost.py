@@ -64,14 +64,16 @@ class Cost:
         self._terms: list[_Term] = []
         for node in graph.nodes:
             out = place.get(node.outputs[0])
-            widths = () if out is None else (out,)
+            widths: tuple[int, ...] = () if out is None else (out,)
             if node.type in MIXING and not is_grouped(node, graph) and node.inputs[0] in place:
                 widths = (place[node.inputs[0] or ""], *widths)
             if measure == "parameters":
-                for k, name in enumerate(node.inputs):
-                    if name is not None and graph.tensor(name).is_const:
-                        both = widths if k == 1 else widths[-1:]
-                        self._add(float(graph.tensor(name).elements), both)
+                for k, source in enumerate(node.inputs):
+                    if source is None or not graph.tensor(source).is_const:
+                        continue
+                    size = graph.tensor(source).elements
+                    part = widths if k == 1 and node.type in MIXING else widths[-1:]
+                    self._add(float(size), part if size > 1 else ())
             elif measure == "macs":
                 self._add(float(macs(node, graph)), widths)
             else:

@@ -72,6 +72,18 @@ def _torch_forward(
     }
 
 
+#: Bytes that the values of all samples may take while a network is walked through node by node.
+_WALK_BYTES = 2 << 30
+
+
+def affordable(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """As many of the samples, from the first on, as fit in memory while two networks of this size are
+    walked through at once; at least two."""
+    widest = max((t.nbytes for t in graph.tensors.values() if not t.is_const), default=1)
+    count = max(2, _WALK_BYTES // (6 * widest))
+    return [a[:count] for a in inputs]
+
+
 class Walker:
     """A graph run node by node over all samples: values are dropped after their last reader.
 

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from edgekit.compress.execute import Walker
+from edgekit.compress.execute import Walker, affordable
 from edgekit.compress.groups import is_grouped
 from edgekit.compress.repair import repair as fit
 from edgekit.compress.simplify import total_macs
@@ -236,7 +236,7 @@ def _front(candidates: Sequence[_Candidate]) -> list[_Candidate]:
 
 def _moments(graph: Graph, inputs: Sequence[np.ndarray], device: str) -> dict[str, np.ndarray]:
     """Second moment ``[D, D]`` of the inputs of dense and 1x1 layers, by node name."""
-    walk = Walker(graph, inputs, device)
+    walk = Walker(graph, affordable(graph, inputs), device)
     found = {}
     while (node := walk.node) is not None:
         if _kind(node, graph) in ("dense", "pointwise"):

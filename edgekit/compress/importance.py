@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgekit.compress.execute import BATCH, Walker, is_classifier, logits_graph
+from edgekit.compress.execute import BATCH, Walker, affordable, is_classifier, logits_graph
 from edgekit.compress.groups import Group, Groups, is_grouped
 from edgekit.compress.intervals import channels_of
 from edgekit.compress.steps import StepContext
@@ -231,7 +231,7 @@ def _from_activations(
     inputs = ctx.inputs(graph, f"importance '{importance}'", samples)
     wanted = {n for g in groups for n in g.tensors}
     statistic: dict[str, np.ndarray] = {}
-    walk = Walker(graph, inputs, ctx.device)
+    walk = Walker(graph, affordable(graph, inputs), ctx.device)
     while walk.node is not None:
         names = walk.node.outputs
         walk.step(hold=names)

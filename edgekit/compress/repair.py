@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from edgekit.compress.execute import Walker
+from edgekit.compress.execute import Walker, affordable
 from edgekit.compress.groups import is_grouped, kept_channels
 from edgekit.compress.steps import Count, StepContext, Within, step
 from edgekit.errors import InputError
@@ -250,6 +250,7 @@ def repair(
     """
     if len(inputs[0]) < 2:
         raise InputError("repair needs at least 2 samples; 1 would fit its noise")
+    inputs = affordable(teacher, inputs)
     g = exposed(_own_constants(student))
     original = exposed(teacher)
     a, b = Walker(original, inputs, device), Walker(g, inputs, device)
@@ -271,9 +272,9 @@ def repair(
             b.step()
         target = _wanted(student, teacher, tensor, a.until(tensor, hold=needed))
         x = b.values[node.inputs[0] or ""]
+        total, other = tensor, None
         if method == "least_squares":
             design, take = design_rows(node, g, x, target.shape, rows, rng)
-            total, other = tensor, None
             if tensor in sums:
                 addend = next(i for i in readers[tensor][0].inputs if i is not None and i != tensor)
                 if addend in b.values:
@@ -286,6 +287,7 @@ def repair(
         b.set_constant(node.inputs[1] or "", w)
         b.set_constant(node.inputs[2] or "", bias)
         b.step()
+        needed -= {tensor, total}
         if a._last.get(tensor, -1) < a._next:
             a.values.pop(tensor, None)
         if progress:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.compress.execute import BATCH, Walker, is_classifier, logits_graph
+from edgekit.compress.execute import BATCH, Walker, affordable, is_classifier, logits_graph
 from edgekit.compress.groups import Group, Groups, is_grouped
 from edgekit.compress.repair import design_rows, exposed
 from edgekit.compress.steps import StepContext
@@ -40,7 +40,7 @@ def surgeon_scores(groups: Groups, ctx: StepContext, samples: int | None) -> dic
     ]  # fmt: skip
     weigh = output_fisher(graph, readers, inputs, ctx)
     parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {g.name: [] for g in groups}
-    walk = Walker(graph, inputs, ctx.device)
+    walk = Walker(graph, affordable(graph, inputs), ctx.device)
     rng = ctx.rng(29)
     while (node := walk.node) is not None:
         if node.name in readers:
@@ -52,8 +52,9 @@ def surgeon_scores(groups: Groups, ctx: StepContext, samples: int | None) -> dic
             assert w is not None
             flat = w.reshape(w.shape[0], -1).astype(np.float64) * np.sqrt(weigh[node.name])[:, None]
             for g in groups:
-                if node.name in g.readers and node.inputs[0] in g.tensors:
-                    channels = g.tensors[node.inputs[0]]
+                source = node.inputs[0] or ""
+                if node.name in g.readers and source in g.tensors:
+                    channels = g.tensors[source]
                     taps = np.arange(design.shape[1])[:, None] * design.shape[2]
                     columns = (taps[None] + channels[:, None, :]).reshape(g.units, -1)
                     parts[g.name].append((flat.copy(), inverse.copy(), columns))
