@@ -44,7 +44,7 @@ def compile_to(
     folder: Path,
     graph: Graph,
     target: str | Target = "cortex-m4",
-    optimize: str = "speed",
+    optimize: str = "balanced",
     **extra: object,
 ) -> Artifact:
     """Compile with the ``mcu`` backend into ``folder`` (made here) and open the artifact."""

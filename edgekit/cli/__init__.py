@@ -1,8 +1,12 @@
 """The command line: a thin skin over :mod:`edgekit.api`. One module a group of commands; importing it
-adds the commands to ``app``."""
+adds the commands to ``app``, and ``--help`` lists them in this order."""
 
-from edgekit.cli import compression, main_job, tune  # noqa: F401 - they add their commands
+import importlib
+
 from edgekit.cli.common import app
 from edgekit.cli.process import main
+
+for _group in ("main_job", "tune", "compression"):
+    importlib.import_module(f"{__name__}.{_group}")
 
 __all__ = ["app", "main"]

@@ -37,7 +37,7 @@ Data = Annotated[str, typer.Option("--data", help="file.npz[:x_key[,y_key]]")]
 MaybeData = Annotated[str | None, typer.Option("--data", help="file.npz[:x_key[,y_key]]")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
 Engine = Annotated[str, typer.Option("--engine", help="an engine of the target, or auto")]
-Optimize = Annotated[str, typer.Option("--optimize", help="speed, size or ram")]
+Optimize = Annotated[str, typer.Option("--optimize", help="balanced, speed, size or ram")]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="use only the first N")]
 InputShape = Annotated[
     list[str] | None,
@@ -149,7 +149,8 @@ def compile_options(
 ) -> Any:
     from edgekit.targets.base import CompileOptions
 
-    if optimize not in ("speed", "size", "ram"):
-        raise InputError(f"--optimize '{optimize}' is unknown; known are speed, size, ram")
+    known = ("balanced", "speed", "size", "ram")
+    if optimize not in known:
+        raise InputError(f"--optimize '{optimize}' is unknown; known are {', '.join(known)}")
     extra = extra_of(options, toolchain)
     return CompileOptions(engine, optimize, extra)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 from edgekit.devices import aarch64
 from edgekit.devices.base import Device, TransportInfo
 from edgekit.devices.cores import CORES, get_core
-from edgekit.errors import EdgekitError, InputError
+from edgekit.errors import InputError
 
 _EMULATORS = ("unicorn", "qemu")
 
@@ -111,21 +111,4 @@ def list_transports() -> list[TransportInfo]:
             aarch64_missing,
             tuple(f"virtual:{n}" for n in aarch64.NAMES),
         ),
-        *_of_families(),
     ]
-
-
-def _of_families() -> list[TransportInfo]:
-    """The transports that families have of their own; a broken family has none."""
-    from edgekit.targets.base import ListsTransports
-    from edgekit.targets.registry import families, get_backend
-
-    found: list[TransportInfo] = []
-    for family in families():
-        try:
-            backend = get_backend(family.name)
-        except EdgekitError:
-            continue
-        if isinstance(backend, ListsTransports):
-            found += backend.transports()
-    return found

@@ -57,10 +57,11 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """optimize: what to prefer where there is a choice. extra: an engine's own options."""
+    """optimize: what to prefer where there is a choice; ``balanced`` gives up none of speed, flash and
+    RAM for a small gain of another. extra: an engine's own options."""
 
     engine: str = "auto"
-    optimize: Literal["speed", "size", "ram"] = "speed"
+    optimize: Literal["balanced", "speed", "size", "ram"] = "balanced"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

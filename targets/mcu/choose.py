@@ -28,6 +28,8 @@ Objective = Literal["cycles", "instructions"]
 #: Least RAM may cost so many times the work of the fastest choice.
 RAM_SLOWDOWN = 1.5
 MANY_BUFFERS = 60
+#: What every program has besides kernels, constants and arena: start-up, layers' calls; stack.
+OTHER_FLASH, OTHER_RAM = 6 * 1024, 1024
 #: A portable kernel is not counted on a layer with so many MACs when there is a better rank: it takes
 #: seconds to execute and is an order of magnitude behind.
 MAX_REF_MACS = 4_000_000
@@ -95,7 +97,7 @@ def choose(
     graph: Graph,
     mcu: McuTarget,
     compiler: Compiler,
-    optimize: Optimize = "speed",
+    optimize: Optimize = "balanced",
     *,
     objective: Objective = "cycles",
     limits: Limits | None = None,
@@ -105,9 +107,10 @@ def choose(
 ) -> Choice:
     """The variant of every node of ``graph``.
 
-    speed: least work (cycles or instructions) within ``limits``; size: fewest bytes of flash; ram:
-    smallest arena, then least work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is
-    no virtual core to count on, or with ``by_rank``, the variants' own order stands for the work.
+    balanced: least weighted product of work, flash and RAM; speed: least work (cycles or
+    instructions) within ``limits``; size: fewest bytes of flash; ram: smallest arena, then least
+    work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is no virtual core to count
+    on, or with ``by_rank``, the variants' own order stands for the work.
     found: what :func:`find_options` gave, if it was called already. UnsupportedError names the first
     node without a variant.
     """
@@ -131,6 +134,8 @@ def choose(
         state = search.smallest()
     elif optimize == "ram":
         state = search.least_ram()
+    elif optimize == "balanced" and measured:
+        state = search.balanced()
     else:
         state = search.fastest()
     state = search.within(state, limits)
@@ -291,6 +296,23 @@ class _Search:
                 best = value, state
         assert best is not None
         return best[1]
+
+    def balanced(self) -> State:
+        """Least product of work, flash and RAM, in which a percent of RAM is worth two of speed and one
+        of flash one and a half: memory is what microcontrollers have least of."""
+
+        def value(s: State) -> tuple[int]:
+            flash, ram = self.flash(s) + OTHER_FLASH, self.ram(s) + OTHER_RAM
+            return (self.work(s) ** 2 * flash**3 * ram**4,)
+
+        found = [self._descend(start, value) for start in (self.fastest(), self.smallest())]
+        state = min(found, key=value)
+        while True:
+            trials = [trial for *_, trial in self._exchanges(state)]
+            better = min(trials, key=value, default=state)
+            if value(better) >= value(state):
+                return state
+            state = self._descend(better, value)
 
     def least_ram(self) -> State:
         state = self.fastest()

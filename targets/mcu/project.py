@@ -56,7 +56,7 @@ def write_project(
     calls: Mapping[str, KernelCall],
     source: Source,
     target: McuTarget,
-    optimize: Optimize = "speed",
+    optimize: Optimize = "balanced",
 ) -> Project:
     """Write the C project below ``out``."""
     root = kernels_dir()

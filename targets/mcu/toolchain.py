@@ -24,7 +24,7 @@ from edgekit.errors import ToolchainError
 
 from .config import Toolchain
 
-Optimize = Literal["speed", "size", "ram"]
+Optimize = Literal["balanced", "speed", "size", "ram"]
 COMPILE_TIMEOUT_S = 300
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 _COMMON = (
@@ -40,7 +40,12 @@ _COMMON = (
     "-ffp-contract=off",
     "-g0",
 )
-OPTIMIZE_FLAGS: Mapping[str, str] = {"speed": "-O3", "size": "-Os", "ram": "-O2"}
+OPTIMIZE_FLAGS: Mapping[str, str] = {
+    "balanced": "-O2",
+    "speed": "-O3",
+    "size": "-Os",
+    "ram": "-O2",
+}
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class NpuBackend:
             raise UnsupportedError(
                 f"{target.name} cannot take node '{first.node}' ({first.op}): {first.reason}"
             )
-        optimise = "Performance" if options.optimize == "speed" else "Size"
+        optimise = "Performance" if options.optimize in ("balanced", "speed") else "Size"
         safe, renamed = safe_names(graph)
         source = tflite.write_bytes(safe)
         if progress:
