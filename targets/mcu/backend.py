@@ -28,9 +28,9 @@ from edgekit.targets.schema import Target
 from . import codegen, profile, toolchain, variants
 from .choose import Choice, Found, Limits, choose, find_options, least
 from .config import McuTarget, parse
-from .memory import Plan, plan_memory
+from .layout import lay_out
+from .memory import Plan
 from .project import build_firmware, build_host, read_sizes, write_project
-from .stream import streamed
 
 ENGINE = "c"
 
@@ -140,24 +140,27 @@ class McuBackend:
         limits = _limits(mcu, options.extra)
         whole = graph
         constants, arena = least(graph, found)
-        if mcu.flash_bytes is None or constants <= mcu.flash_bytes:
-            graph, found = _streamed(graph, found, mcu, options, limits, say)
-            constants, arena = least(graph, found)
-        _check_fit(target, mcu, constants, arena + mcu.config.stack_bytes, "at least ")
-        choice = choose(
-            graph,
-            mcu,
-            compiler,
-            options.optimize,
-            objective=options.extra.get("objective", "cycles"),
-            limits=limits,
-            by_rank=options.extra.get("kernels", "measure") == "rank",
-            found=found,
-            progress=progress,
+        if mcu.flash_bytes is not None and constants > mcu.flash_bytes:
+            _check_fit(target, mcu, constants, arena + mcu.config.stack_bytes, "at least ")
+
+        def select(graph: Graph, found: Found, most_work: int | None = None) -> Choice:
+            return choose(
+                graph,
+                mcu,
+                compiler,
+                options.optimize,
+                objective=options.extra.get("objective", "cycles"),
+                limits=limits,
+                by_rank=options.extra.get("kernels", "measure") == "rank",
+                found=found,
+                most_work=most_work,
+                progress=progress,
+            )
+
+        graph, choice, plan = lay_out(
+            graph, found, target, select, options.optimize, limits.ram, not mcu.is_host, say
         )
         calls = choice.calls
-        say("planning memory")
-        plan = plan_memory(graph, calls)
         source = codegen.generate(graph, calls, plan)
         constants = sum(source.const_bytes)
         _check_fit(target, mcu, constants, plan.arena_bytes + mcu.config.stack_bytes, "at least ")
@@ -308,30 +311,6 @@ def _limits(mcu: McuTarget, extra: Mapping[str, Any]) -> Limits:
         None if flash is None else max(0, flash - _OTHER_CODE),
         None if ram is None else max(0, ram - mcu.config.stack_bytes),
     )
-
-
-def _streamed(
-    graph: Graph,
-    found: Found,
-    mcu: McuTarget,
-    options: CompileOptions,
-    limits: Limits,
-    say: Progress,
-) -> tuple[Graph, Found]:
-    """The graph with its widest layers streamed by rows, where least RAM is asked for or the arena
-    would not fit otherwise; and its options."""
-    if mcu.is_host:
-        return graph, found
-    _, arena = least(graph, found)
-    tight = limits.ram is not None and arena > limits.ram
-    if options.optimize != "ram" and not tight:
-        return graph, found
-    calls = {
-        name: min(o, key=lambda option: option.call.scratch_bytes).call
-        for name, o in found[0].items()
-    }
-    result = streamed(graph, calls, say)
-    return (graph, found) if result is graph else (result, find_options(result, mcu.target))
 
 
 def _check_fit(target: Target, mcu: McuTarget, flash: int, ram: int, bound: str = "") -> None:

@@ -64,13 +64,16 @@ Found = tuple[dict[str, list[Option]], dict[str, list[tuple[str, str]]]]
 @dataclass(frozen=True)
 class Choice:
     """calls: node name -> what it runs. options: what there was. rejected: variant -> reason.
-    by: ``measurement`` or ``rank``; why_rank: why nothing was counted."""
+    by: ``measurement`` or ``rank``; why_rank: why nothing was counted. work: of the nodes that had a
+    choice; least_work: of the fastest choice."""
 
     calls: Mapping[str, KernelCall]
     options: Mapping[str, Sequence[Option]]
     rejected: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     by: Literal["measurement", "rank"] = "rank"
     why_rank: str | None = None
+    work: int = 0
+    least_work: int = 0
 
     def explain(self, node: str) -> list[dict[str, Any]]:
         """JSON-ready rows of a node: every variant, its figures or the reason it was not taken."""
@@ -103,6 +106,7 @@ def choose(
     limits: Limits | None = None,
     by_rank: bool = False,
     found: Found | None = None,
+    most_work: int | None = None,
     progress: Progress | None = None,
 ) -> Choice:
     """The variant of every node of ``graph``.
@@ -111,7 +115,8 @@ def choose(
     instructions) within ``limits``; size: fewest bytes of flash; ram: smallest arena, then least
     work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is no virtual core to count
     on, or with ``by_rank``, the variants' own order stands for the work.
-    found: what :func:`find_options` gave, if it was called already. UnsupportedError names the first
+    most_work: for ram, instead of that many times the least of this graph. found: what
+    :func:`find_options` gave, if it was called already. UnsupportedError names the first
     node without a variant.
     """
     limits = limits or Limits()
@@ -133,7 +138,7 @@ def choose(
     if optimize == "size":
         state = search.smallest()
     elif optimize == "ram":
-        state = search.least_ram()
+        state = search.least_ram(most_work)
     elif optimize == "balanced" and measured:
         state = search.balanced()
     else:
@@ -145,6 +150,8 @@ def choose(
         rejected,
         "measurement" if measured else "rank",
         costs.absent,
+        search.work(state),
+        search.work(search.fastest()),
     )
 
 
@@ -314,9 +321,9 @@ class _Search:
                 return state
             state = self._descend(better, value)
 
-    def least_ram(self) -> State:
+    def least_ram(self, most_work: int | None = None) -> State:
         state = self.fastest()
-        most = int(self.work(state) * RAM_SLOWDOWN)
+        most = most_work or int(self.work(state) * RAM_SLOWDOWN)
 
         def value(s: State) -> tuple[int, int, int]:
             return (self.ram(s), self.full_steps(s), self.work(s))

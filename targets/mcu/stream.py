@@ -28,7 +28,7 @@ STRIPE_ROWS = (1, 2, 3, 4, 6, 8, 16)
 MOST_STRIPES = 32
 ROUNDS = 3  #: streams in one graph
 NEAR = 1.03
-PACKED = 4  #: candidates that are packed
+PACKED = 3  #: candidates that are packed
 WORTH = 0.85  #: a stream has to bring the peak below this share of what it was
 
 Range = tuple[int, int]
@@ -266,12 +266,15 @@ def peak(graph: Graph, calls: Mapping[str, KernelCall]) -> tuple[int, int]:
 def streamed(
     graph: Graph,
     calls: Mapping[str, KernelCall],
+    near: float = NEAR,
     progress: Callable[[str], None] | None = None,
 ) -> Graph:
     """``graph`` with the streams that lower its peak most, or ``graph`` itself.
 
-    calls: the nodes' kernels of least scratch; a stripe is taken to need as much scratch as its
-    layer. Greedy: the best stream through the peak, then again, up to ``ROUNDS`` times.
+    near: so many times the least peak may be spent on fewer stripes (which cost code, copies, and
+    the speed of kernels that want many rows). calls: the nodes' kernels of least scratch; a stripe
+    is taken to need as much scratch as its layer. Greedy: the best stream through the peak, then
+    again, up to ``ROUNDS`` times.
     """
     calls = dict(calls)
     whole = {n.name for n in graph.nodes}
@@ -293,10 +296,9 @@ def streamed(
                         found.append((cost, len(made[0].nodes), *made))
         if not found:
             return graph
-        # The bound says which to look at; how well the pieces really pack decides. Stripes cost code
-        # and copies, so nearly the least RAM with fewer of them is better.
+        # the bound says which to look at; how well the pieces really pack decides
         least = min(f[0] for f in found)
-        found = [f for f in found if f[0] <= least * NEAR]
+        found = [f for f in found if f[0] <= least * near]
         found.sort(key=lambda f: (f[1], f[0], f[2].nodes[0].name))
         packed = [
             (pack(make_buffers(f[2], {**calls, **_parts(calls, f[3])}))[0], f)

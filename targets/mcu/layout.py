@@ -1,0 +1,84 @@
+"""The graph, its kernels and its memory plan together: whether layers are streamed by rows, and how.
+
+Which stripes are best depends on the kernels, whose speed depends on the stripes. So a few ways to
+stream are tried to the end, the whole graph among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from edgekit.graph.ir import Graph
+from edgekit.targets.base import Progress
+from edgekit.targets.schema import Target
+
+from .choose import RAM_SLOWDOWN, Choice, Found, find_options, least
+from .contract import KernelCall
+from .memory import Plan, plan_memory
+from .stream import NEAR, streamed
+from .toolchain import Optimize
+
+#: Ways to stream: how many times the least peak may be spent on fewer stripes.
+WAYS = (1.4, NEAR)
+
+
+class Select(Protocol):
+    def __call__(self, graph: Graph, found: Found, most_work: int | None = None) -> Choice: ...
+
+
+def lay_out(
+    graph: Graph,
+    found: Found,
+    target: Target,
+    select: Select,
+    optimize: Optimize,
+    ram_limit: int | None,
+    may_stream: bool,
+    say: Progress,
+) -> tuple[Graph, Choice, Plan]:
+    """``graph``, streamed or not, with the kernels of its nodes and their plan.
+
+    ram: the smallest arena of all ways whose work is at most ``RAM_SLOWDOWN`` times that of the
+    fastest whole graph. Else the whole graph; where its arena cannot keep ``ram_limit``, the stream
+    that needs least. ``found`` belongs to ``graph``.
+    """
+    tight = ram_limit is not None and least(graph, found)[1] > ram_limit
+    if not may_stream or (optimize != "ram" and not tight):
+        return _planned(graph, select(graph, found), say)
+    if optimize != "ram":
+        small = streamed(graph, _least_scratch(found), NEAR, say)
+        chosen = select(small, found if small is graph else find_options(small, target))
+        return _planned(small, chosen, say)
+    whole = select(graph, found)
+    most = int(whole.least_work * RAM_SLOWDOWN)
+    best = _planned(graph, whole, say)
+    for other in _ways(graph, found, say):
+        choice = select(other, find_options(other, target), most)
+        if choice.work > most:
+            continue
+        tried = _planned(other, choice, say)
+        if tried[2].arena_bytes < best[2].arena_bytes:
+            best = tried
+    return best
+
+
+def _planned(graph: Graph, choice: Choice, say: Progress) -> tuple[Graph, Choice, Plan]:
+    say("planning memory")
+    return graph, choice, plan_memory(graph, choice.calls)
+
+
+def _least_scratch(found: Found) -> dict[str, KernelCall]:
+    return {
+        name: min(options, key=lambda option: option.call.scratch_bytes).call
+        for name, options in found[0].items()
+    }
+
+
+def _ways(graph: Graph, found: Found, say: Progress) -> Iterator[Graph]:
+    seen = {len(graph.nodes)}
+    for near in WAYS:
+        other = streamed(graph, _least_scratch(found), near, say)
+        if len(other.nodes) not in seen:
+            seen.add(len(other.nodes))
+            yield other
