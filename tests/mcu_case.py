@@ -58,6 +58,6 @@ def compile_to(
         recipe={},
         target=resolved,
         compiled=compiled,
-        graphs={"graph": graph},
+        graphs={"graph": compiled.graph or graph},
     )
     return Artifact.open(folder)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcu_case import compile_to, small_net
 
-from edgekit.errors import DeviceError, InputError
+from edgekit.errors import DeviceError, DoesNotFitError, InputError
 from edgekit.graph import Graph
 from edgekit.targets import get_backend, get_target
 from edgekit_targets.mcu import choose as chooser
@@ -123,6 +123,12 @@ def test_size_and_ram_are_kept_for_what_they_are_asked(tmp_path: Path) -> None:
 def test_bad_options_are_one_sentence(tmp_path: Path, extra: dict[str, object], word: str) -> None:
     with pytest.raises(InputError, match=word):
         compile_to(tmp_path / "a", small_net(), **extra)
+
+
+@pytest.mark.parametrize("limit", ["flash_limit", "ram_limit"])
+def test_a_limit_that_cannot_be_kept_is_refused(tmp_path: Path, limit: str) -> None:
+    with pytest.raises(DoesNotFitError, match="has 2,100: too little"):
+        compile_to(tmp_path / "a", small_net(), **{limit: 2100})
 
 
 def test_every_target_with_a_core_gets_a_choice() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,8 @@ class McuBackend:
         _check_engine(options.engine)
         mcu = parse(target)
         check_extra(options.extra)
+        given = {k: int(options.extra[k]) for k in _LIMITS if k in options.extra}
+        mcu = replace(mcu, flash_limit=given.get("flash_limit"), ram_limit=given.get("ram_limit"))
         choice = str(options.extra.get("toolchain", "auto"))
         compiler = (
             toolchain.host_compiler(choice)
@@ -137,18 +139,20 @@ class McuBackend:
 
         say("choosing kernels")
         found = find_options(graph, target)
-        limits = _limits(mcu, options.extra)
+        limits = _limits(mcu)
         whole = graph
         constants, arena = least(graph, found)
         if mcu.flash_bytes is not None and constants > mcu.flash_bytes:
             _check_fit(target, mcu, constants, arena + mcu.config.stack_bytes, "at least ")
 
-        def select(graph: Graph, found: Found, most_work: int | None = None) -> Choice:
+        def select(
+            graph: Graph, found: Found, optimize: toolchain.Optimize, most_work: int | None = None
+        ) -> Choice:
             return choose(
                 graph,
                 mcu,
                 compiler,
-                options.optimize,
+                optimize,
                 objective=options.extra.get("objective", "cycles"),
                 limits=limits,
                 by_rank=options.extra.get("kernels", "measure") == "rank",
@@ -298,15 +302,16 @@ def check_extra(extra: Mapping[str, Any]) -> None:
             )
 
 
+_LIMITS = ("flash_limit", "ram_limit")
+
 #: Code of start-up and test program that is in a firmware besides kernels and constants, roughly.
 _OTHER_CODE = 6 * 1024
 
 
-def _limits(mcu: McuTarget, extra: Mapping[str, Any]) -> Limits:
+def _limits(mcu: McuTarget) -> Limits:
     """What the choice of kernels has to keep. The test program and the stack are taken off; the
     linked program is checked again."""
-    flash = int(extra["flash_limit"]) if "flash_limit" in extra else mcu.flash_bytes
-    ram = int(extra["ram_limit"]) if "ram_limit" in extra else mcu.ram_bytes
+    flash, ram = mcu.flash_bytes, mcu.ram_bytes
     return Limits(
         None if flash is None else max(0, flash - _OTHER_CODE),
         None if ram is None else max(0, ram - mcu.config.stack_bytes),

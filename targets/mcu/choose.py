@@ -28,6 +28,7 @@ Objective = Literal["cycles", "instructions"]
 #: Least RAM may cost so many times the work of the fastest choice.
 RAM_SLOWDOWN = 1.5
 MANY_BUFFERS = 60
+MANY_OPTIONS = 150
 #: What every program has besides kernels, constants and arena: start-up, layers' calls; stack.
 OTHER_FLASH, OTHER_RAM = 6 * 1024, 1024
 #: A portable kernel is not counted on a layer with so many MACs when there is a better rank: it takes
@@ -328,7 +329,15 @@ class _Search:
         def value(s: State) -> tuple[int, int, int]:
             return (self.ram(s), self.full_steps(s), self.work(s))
 
-        return self._descend(state, value, lambda s: self.work(s) <= most)
+        starts = [state]
+        if sum(len(found) for found in self.options.values()) <= MANY_OPTIONS:
+            starts.append(self.balanced())
+        found = [
+            self._descend(start, value, lambda s: self.work(s) <= most)
+            for start in starts
+            if start is state or self.work(start) <= most
+        ]
+        return min(found, key=value)
 
     def full_steps(self, state: State) -> int:
         """Steps at which most bytes are alive: where equal layers fill the arena, exchanging one of

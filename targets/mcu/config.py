@@ -85,12 +85,16 @@ LINK_MAPS = {
 
 @dataclass(frozen=True)
 class McuTarget:
-    """A target with its family sections parsed. toolchain and virtual are None for the host."""
+    """A target with its family sections parsed. toolchain and virtual are None for the host.
+
+    flash_limit, ram_limit: what the user allows instead of what the target has."""
 
     target: Target
     toolchain: Toolchain | None
     virtual: Virtual | None
     config: Config
+    flash_limit: int | None = None
+    ram_limit: int | None = None
 
     @property
     def is_host(self) -> bool:
@@ -99,12 +103,16 @@ class McuTarget:
     @property
     def flash_bytes(self) -> int | None:
         """Largest contiguous run of flash, None when the target sets no limit."""
+        if self.flash_limit is not None:
+            return self.flash_limit
         return largest_run([m for m in self.target.memories if m.role == "flash"])
 
     @property
     def ram_bytes(self) -> int | None:
         """Largest contiguous run of RAM (tightly coupled included), None without a limit: arena,
         data and stack lie in one bank, so banks that do not touch are not added up."""
+        if self.ram_limit is not None:
+            return self.ram_limit
         return largest_run([m for m in self.target.memories if m.role in ("ram", "tcm", "dram")])
 
 

@@ -23,8 +23,13 @@ from .toolchain import Optimize
 WAYS = (1.4, NEAR)
 
 
+_ANY = 1 << 62  #: work without a limit
+
+
 class Select(Protocol):
-    def __call__(self, graph: Graph, found: Found, most_work: int | None = None) -> Choice: ...
+    def __call__(
+        self, graph: Graph, found: Found, optimize: Optimize, most_work: int | None = None
+    ) -> Choice: ...
 
 
 def lay_out(
@@ -40,27 +45,37 @@ def lay_out(
     """``graph``, streamed or not, with the kernels of its nodes and their plan.
 
     ram: the smallest arena of all ways whose work is at most ``RAM_SLOWDOWN`` times that of the
-    fastest whole graph. Else the whole graph; where its arena cannot keep ``ram_limit``, the stream
-    that needs least. ``found`` belongs to ``graph``.
+    fastest whole graph, or that of the balanced one if only that brings less RAM. Else the whole
+    graph; where its arena cannot keep ``ram_limit``, the stream that needs least. ``found`` belongs
+    to ``graph``.
     """
     tight = ram_limit is not None and least(graph, found)[1] > ram_limit
     if not may_stream or (optimize != "ram" and not tight):
-        return _planned(graph, select(graph, found), say)
+        return _planned(graph, select(graph, found, optimize), say)
     if optimize != "ram":
         small = streamed(graph, _least_scratch(found), NEAR, say)
-        chosen = select(small, found if small is graph else find_options(small, target))
-        return _planned(small, chosen, say)
-    whole = select(graph, found)
-    most = int(whole.least_work * RAM_SLOWDOWN)
+        options = found if small is graph else find_options(small, target)
+        best = _planned(small, select(small, options, optimize), say)
+        if ram_limit is not None and best[2].arena_bytes > ram_limit:
+            # the choice goes by bounds, the plan has gaps: the least there is, however slow
+            best = _planned(small, select(small, options, "ram", _ANY), say)
+        return best
+    whole = select(graph, found, "ram")
     best = _planned(graph, whole, say)
-    for other in _ways(graph, found, say):
-        choice = select(other, find_options(other, target), most)
-        if choice.work > most:
-            continue
-        tried = _planned(other, choice, say)
-        if tried[2].arena_bytes < best[2].arena_bytes:
-            best = tried
-    return best
+    usual = _planned(graph, select(graph, found, "balanced"), say)
+    most = int(whole.least_work * RAM_SLOWDOWN)
+    others = list(_ways(graph, found, say))
+    while True:
+        for other in others:
+            choice = select(other, find_options(other, target), "ram", most)
+            if choice.work <= most:
+                tried = _planned(other, choice, say)
+                if tried[2].arena_bytes < best[2].arena_bytes:
+                    best = tried
+        if usual[2].arena_bytes >= best[2].arena_bytes:
+            return best
+        # less RAM than the default needs is what was asked for, at whatever speed the default has
+        best, most = usual, usual[1].work
 
 
 def _planned(graph: Graph, choice: Choice, say: Progress) -> tuple[Graph, Choice, Plan]:
