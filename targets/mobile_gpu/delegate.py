@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.devices.base import Device
+from edgekit.devices.base import Device, DeviceInfo
 from edgekit.errors import DeviceError
 from edgekit.graph.ir import Graph
 from edgekit.targets.base import Compiled, CompileOptions, LayerProfile, Profile, Progress
@@ -143,6 +143,9 @@ class _AsHost:
 
     def __init__(self, device: Device) -> None:
         self._device = device
+
+    def info(self) -> DeviceInfo:
+        return replace(self._device.info(), transport="local")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._device, name)
