@@ -166,6 +166,8 @@ def test_signals_leave_nothing_behind(which: signal.Signals, tmp_path: Path) -> 
         [sys.executable, "-m", "edgekit.cli", "compile", MODELS / "digits.tflite", "--target",
          "cortex-m4", "--data", f"{MODELS}/digits.npz:calibration_x", "-o", tmp_path / "out"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # a shell that runs the tests in the background has SIGINT ignored, for everybody below it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
