@@ -22,7 +22,7 @@ import numpy as np
 from edgekit.artifact import json_text
 from edgekit.devices import aarch64_python
 from edgekit.devices.base import Device, Kind, RunRequest
-from edgekit.errors import DeviceError, InputError, UnsupportedError
+from edgekit.errors import DeviceError, UnsupportedError
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.graph.ops import macs
 from edgekit.targets.base import (
@@ -34,6 +34,7 @@ from edgekit.targets.base import (
     Progress,
     RunOutput,
     Unsupported,
+    refuse_unknown,
 )
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
@@ -85,9 +86,7 @@ class InterpretedEngine:
     def settings(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """What ``interpret.py`` is told besides, in ``model.json``, from the engine's own options;
         InputError for an option that it has not."""
-        if extra:
-            name = sorted(extra)[0]
-            raise InputError(f"engine '{self.name}' has no option '{name}'")
+        refuse_unknown(self.name, extra)
         return {}
 
     def host_python(self) -> str:

@@ -22,7 +22,7 @@ from edgekit.devices.base import Device
 from edgekit.errors import DeviceError, InputError
 from edgekit.formats import tflite
 from edgekit.graph.ir import Graph, Node, Tensor, unique
-from edgekit.targets.base import EngineInfo
+from edgekit.targets.base import EngineInfo, refuse_unknown
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
 from edgekit_targets.interpreted import InterpretedEngine
@@ -137,9 +137,7 @@ class LiteRt(InterpretedEngine):
     def settings(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Option ``kernels``: ``auto`` (XNNPACK) or ``reference`` (the runtime's own reference
         kernels; those of tflite-runtime 2.14 give the oracle's bytes)."""
-        unknown = sorted(set(extra) - {"kernels"})
-        if unknown:
-            raise InputError(f"engine '{self.name}' has no option '{unknown[0]}'; it has: kernels")
+        refuse_unknown(self.name, extra, ("kernels",))
         kernels = extra.get("kernels", "auto")
         if kernels not in ("auto", "reference"):
             raise InputError(f"option kernels is '{kernels}'; there are auto and reference")

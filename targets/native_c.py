@@ -23,6 +23,7 @@ from edgekit.targets.base import (
     Progress,
     RunOutput,
     Unsupported,
+    refuse_unknown,
 )
 from edgekit.targets.schema import Target
 from edgekit_targets.mcu import toolchain
@@ -63,9 +64,7 @@ class CEngine:
         progress: Progress | None = None,
     ) -> Compiled:
         """The C project, ``runner`` and ``runner_trace``."""
-        unknown = sorted(set(options.extra) - {"toolchain"})
-        if unknown:
-            raise InputError(f"engine 'c' has no option '{unknown[0]}'; it has: toolchain")
+        refuse_unknown("c", options.extra, ("toolchain",))
         choice = options.extra.get("toolchain", "auto")
         if choice not in ("auto", "zig"):
             raise InputError(f"toolchain '{choice}' cannot build for {target.name}; zig can")

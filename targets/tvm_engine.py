@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.devices.base import Device, Kind
-from edgekit.errors import InputError, UnsupportedError
+from edgekit.errors import UnsupportedError
 from edgekit.graph.ir import Graph
 from edgekit.targets.base import (
     Compiled,
@@ -27,6 +27,7 @@ from edgekit.targets.base import (
     Progress,
     RunOutput,
     Unsupported,
+    refuse_unknown,
 )
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
@@ -83,9 +84,7 @@ class TvmEngine:
     ) -> Compiled:
         """``model.so`` (kernels and weights), ``model.io``, ``runner`` and TVM's two runtime
         libraries. Kernels without a tuning record take a default tile and are marked."""
-        if options.extra:
-            name = sorted(options.extra)[0]
-            raise InputError(f"engine '{self.name}' has no option '{name}'")
+        refuse_unknown(self.name, options.extra)
         check.require()
         cpu = self._code(target)
         missing = support.unsupported(graph, cpu)

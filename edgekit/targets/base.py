@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from edgekit.devices.base import Device, Kind, TransportInfo
+from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
 from edgekit.targets.schema import Target
 
@@ -63,6 +64,13 @@ class CompileOptions:
     engine: str = "auto"
     optimize: Literal["balanced", "speed", "size", "ram"] = "balanced"
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refuse_unknown(engine: str, extra: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+    """InputError for the first of ``CompileOptions.extra`` that is not an option of the engine."""
+    for name in sorted(set(extra) - set(known)):
+        has = f"; it has: {', '.join(known)}" if known else ""
+        raise InputError(f"engine '{engine}' has no option '{name}'{has}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.devices.base import Device, Kind, RunRequest, RunResult
-from edgekit.errors import DeviceError, InputError, UnsupportedError
+from edgekit.errors import DeviceError, UnsupportedError
 from edgekit.graph.ir import Graph
 from edgekit.targets.base import (
     Compiled,
@@ -25,6 +25,7 @@ from edgekit.targets.base import (
     Progress,
     RunOutput,
     Unsupported,
+    refuse_unknown,
 )
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
@@ -81,9 +82,7 @@ class CudaEngine:
         options: CompileOptions,
         progress: Progress | None = None,
     ) -> Compiled:
-        if options.extra:
-            name = sorted(options.extra)[0]
-            raise InputError(f"engine '{self.name}' has no option '{name}'")
+        refuse_unknown(self.name, options.extra)
         reason = self._refuses(graph)
         if reason is not None:
             raise UnsupportedError(f"engine '{self.name}' of {target.name}: {reason}")

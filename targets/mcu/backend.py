@@ -22,6 +22,7 @@ from edgekit.targets.base import (
     Progress,
     RunOutput,
     Unsupported,
+    refuse_unknown,
 )
 from edgekit.targets.schema import Target
 
@@ -285,10 +286,8 @@ _EXTRA = {
 
 def check_extra(extra: Mapping[str, Any]) -> None:
     """InputError for an option of the engine that there is not, or a value it cannot have."""
+    refuse_unknown(ENGINE, extra, tuple(_EXTRA))
     for name, value in sorted(extra.items()):
-        if name not in _EXTRA:
-            known = ", ".join(_EXTRA)
-            raise InputError(f"engine '{ENGINE}' has no option '{name}'; it has: {known}")
         allowed = _EXTRA[name]
         if allowed is None:
             if not str(value).isdigit() or int(value) == 0:

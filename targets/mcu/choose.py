@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from edgekit.errors import UnsupportedError
 from edgekit.graph.ir import Graph
 from edgekit.targets.base import Progress
 from edgekit.targets.schema import Target
@@ -158,20 +157,24 @@ def choose(
 
 def least(graph: Graph, found: Found) -> tuple[int, int]:
     """(bytes of constants, bytes of arena) that no choice can go below."""
-    best = {
-        name: min(options, key=lambda o: o.call.scratch_bytes).call
-        for name, options in found[0].items()
-    }
     everywhere = {
         name: replace(
             call,
             inplace=tuple(sorted({pair for o in found[0][name] for pair in o.call.inplace})),
         )
-        for name, call in best.items()
+        for name, call in least_scratch(found).items()
     }
     buffers = (make_buffers(graph, everywhere, m) for m in ((), mergeable(graph, everywhere)))
     arena = min(lower_bound(b)[0] for b in buffers)
     return sum(min(o.const_bytes for o in options) for options in found[0].values()), arena
+
+
+def least_scratch(found: Found) -> dict[str, KernelCall]:
+    """The call of every node that needs the fewest bytes beside its tensors."""
+    return {
+        name: min(options, key=lambda o: o.call.scratch_bytes).call
+        for name, options in found[0].items()
+    }
 
 
 def find_options(graph: Graph, target: Target) -> Found:
@@ -188,10 +191,7 @@ def find_options(graph: Graph, target: Target) -> Found:
             else:
                 refused.append((v.name, reason))
         if not found:
-            raise UnsupportedError(
-                f"node '{node.name}' ({node.type}) cannot run on {target.name}: "
-                f"{variants.reject_reason(node, graph, target)}"
-            )
+            raise variants.unsupported(node, graph, target)
         options[node.name], rejected[node.name] = found, refused
     return options, rejected
 

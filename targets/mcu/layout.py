@@ -13,8 +13,7 @@ from edgekit.graph.ir import Graph
 from edgekit.targets.base import Progress
 from edgekit.targets.schema import Target
 
-from .choose import RAM_SLOWDOWN, Choice, Found, find_options, least
-from .contract import KernelCall
+from .choose import RAM_SLOWDOWN, Choice, Found, find_options, least, least_scratch
 from .memory import Plan, plan_memory
 from .stream import NEAR, streamed
 from .toolchain import Optimize
@@ -53,7 +52,7 @@ def lay_out(
     if not may_stream or (optimize != "ram" and not tight):
         return _planned(graph, select(graph, found, optimize), say)
     if optimize != "ram":
-        small = streamed(graph, _least_scratch(found), NEAR, say)
+        small = streamed(graph, least_scratch(found), NEAR, say)
         options = found if small is graph else find_options(small, target)
         best = _planned(small, select(small, options, optimize), say)
         if ram_limit is not None and best[2].arena_bytes > ram_limit:
@@ -64,10 +63,10 @@ def lay_out(
     best = _planned(graph, whole, say)
     usual = _planned(graph, select(graph, found, "balanced"), say)
     most = int(whole.least_work * RAM_SLOWDOWN)
-    others = list(_ways(graph, found, say))
+    others = [(other, find_options(other, target)) for other in _ways(graph, found, say)]
     while True:
-        for other in others:
-            choice = select(other, find_options(other, target), "ram", most)
+        for other, options in others:
+            choice = select(other, options, "ram", most)
             if choice.work <= most:
                 tried = _planned(other, choice, say)
                 if tried[2].arena_bytes < best[2].arena_bytes:
@@ -83,17 +82,10 @@ def _planned(graph: Graph, choice: Choice, say: Progress) -> tuple[Graph, Choice
     return graph, choice, plan_memory(graph, choice.calls)
 
 
-def _least_scratch(found: Found) -> dict[str, KernelCall]:
-    return {
-        name: min(options, key=lambda option: option.call.scratch_bytes).call
-        for name, options in found[0].items()
-    }
-
-
 def _ways(graph: Graph, found: Found, say: Progress) -> Iterator[Graph]:
     seen = {len(graph.nodes)}
     for near in WAYS:
-        other = streamed(graph, _least_scratch(found), near, say)
+        other = streamed(graph, least_scratch(found), near, say)
         if len(other.nodes) not in seen:
             seen.add(len(other.nodes))
             yield other

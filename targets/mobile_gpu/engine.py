@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.devices.base import Device
-from edgekit.errors import DeviceError, InputError, UnsupportedError
+from edgekit.errors import DeviceError, UnsupportedError
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.graph.ops import macs
 from edgekit.graph.reference import sample_shape
@@ -31,6 +31,7 @@ from edgekit.targets.base import (
     Progress,
     RunOutput,
     Unsupported,
+    refuse_unknown,
 )
 from edgekit.targets.schema import Target
 from edgekit.tolerance import precision_of
@@ -86,9 +87,7 @@ class OpenCl:
     ) -> Compiled:
         from edgekit.formats import ekg
 
-        if options.extra:
-            name = sorted(options.extra)[0]
-            raise InputError(f"engine '{self.name}' has no option '{name}'")
+        refuse_unknown(self.name, options.extra)
         missing = self.supports(graph, target)
         if missing:
             first = missing[0]

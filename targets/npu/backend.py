@@ -21,6 +21,7 @@ from edgekit.targets.base import (
     Progress,
     RunOutput,
     Unsupported,
+    refuse_unknown,
 )
 from edgekit.targets.schema import Target
 
@@ -206,9 +207,7 @@ def _check_engine(engine: str) -> None:
 
 
 def _timeout(extra: Mapping[str, Any]) -> float:
-    unknown = sorted(set(extra) - {"timeout_s"})
-    if unknown:
-        raise InputError(f"engine '{ENGINE}' has no option '{unknown[0]}'; it has: timeout_s")
+    refuse_unknown(ENGINE, extra, ("timeout_s",))
     try:
         value = float(extra.get("timeout_s", vela.TIMEOUT_S))
     except (TypeError, ValueError):

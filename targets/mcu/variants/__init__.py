@@ -80,6 +80,14 @@ def reject_reason(node: Node, graph: Graph, target: Target) -> str | None:
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
+def unsupported(node: Node, graph: Graph, target: Target) -> UnsupportedError:
+    """The error of a node that no variant takes."""
+    return UnsupportedError(
+        f"node '{node.name}' ({node.type}) cannot run on {target.name}: "
+        f"{reject_reason(node, graph, target)}"
+    )
+
+
 def candidates(node: Node, graph: Graph, target: Target) -> list[RankedVariant]:
     """The variants that take the node on the target, fastest first."""
     return [v for v in variants_of(node.type) if v.reject(node, graph, target) is None]
@@ -108,10 +116,7 @@ def select(
     rank). UnsupportedError names the node, its type and every reason."""
     found = candidates(node, graph, target)
     if not found:
-        raise UnsupportedError(
-            f"node '{node.name}' ({node.type}) cannot run on {target.name}: "
-            f"{reject_reason(node, graph, target)}"
-        )
+        raise unsupported(node, graph, target)
     if optimize == "speed" or len(found) == 1:
         return found[0]
     calls = [v.lower(node, graph, target) for v in found]
