@@ -592,6 +592,25 @@ def report(artifact: str | Path | Artifact, out: str | Path) -> Path:
     return write_report(art, Path(out))
 
 
+def export(
+    artifact: str | Path | Artifact,
+    form: str,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    license: str | None = None,
+) -> dict[str, Any]:
+    """Write an artifact as the package that another project takes in (:data:`edgekit.export.FORMS`).
+
+    license: SPDX expression of the model's licence, for its card. Raises InputError for a form that
+    there is not or that the artifact's engine cannot have.
+    """
+    from edgekit import export as forms
+
+    art = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+    return forms.write(art, form, out, name=name, license=license)
+
+
 def doctor() -> list[dict[str, Any]]:
     """What is installed, what is missing, how to get it."""
     from edgekit.doctor import examine
@@ -608,6 +627,7 @@ __all__ = [
     "devices",
     "doctor",
     "emulate",
+    "export",
     "inspect",
     "load",
     "open_artifact",

@@ -383,6 +383,19 @@ def emulation(d: Mapping[str, Any]) -> None:
     )
 
 
+def exported(d: Mapping[str, Any]) -> None:
+    _console().print(
+        _facts(
+            [
+                ("written", d["out"]),
+                ("form", f"{d['form']}, library {d['name']}"),
+                ("of", f"{d['target']}, engine {d['engine']}"),
+                ("files", f"{len(d['files'])} ({number(d['bytes'])} bytes); start with README.md"),
+            ]
+        )
+    )
+
+
 def doctor(d: Mapping[str, Any]) -> None:
     rows = [
         (

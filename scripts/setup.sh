@@ -46,6 +46,8 @@ if [ "$purpose" = dev ]; then
     [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ] ||
         packages="$packages libc6-arm64-cross libstdc++6-arm64-cross"
     need cmake cmake
+    [ -e /usr/include/android/nativehelper/jni.h ] || packages="$packages android-libnativehelper-dev"
+    need g++ g++
     need qemu-aarch64 qemu-user # not qemu-user-static: only this one takes plug-ins
     need chromium chromium
     ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1 ||
