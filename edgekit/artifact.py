@@ -185,7 +185,8 @@ def new_folder(out: Path, mark: str = "manifest.json") -> Iterator[Path]:
             raise InputError(f"output '{out}' exists and is not a folder")
         if any(out.iterdir()) and not (out / mark).is_file():
             raise InputError(
-                f"output folder '{out}' holds files of others (no {mark}); name a new or empty folder"
+                f"output folder '{out}' holds files that are not an artifact (no {mark}); "
+                "name a new or empty folder"
             )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

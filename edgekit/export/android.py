@@ -107,22 +107,14 @@ def _described(kind: str, tensors: Sequence[Tensor]) -> dict[str, str]:
 def _native(order: Order) -> str:
     """The parts of the Gradle file that native code needs, with the instruction set of the target."""
     core = order.artifact.target.cores[0]
-    abi = (
-        '"arm64-v8a"'
-        if core.isa.startswith(("armv8", "armv9")) and core.isa.endswith("-a")
-        else None
-    )
-    filters = f"        ndk {{ abiFilters += listOf({abi}) }}\n" if abi else ""
-    flags = (
-        f'        externalNativeBuild {{ cmake {{ cFlags += "{_march(order)}" }} }}\n'
-        if abi
-        else ""
-    )
-    own = f"    defaultConfig {{\n{filters}{flags}    }}\n" if abi else ""
-    return (
-        own
-        + '    externalNativeBuild {\n        cmake { path = file("src/main/cpp/CMakeLists.txt") }\n    }\n'
-    )
+    own = ""
+    if core.isa.startswith(("armv8", "armv9")) and core.isa.endswith("-a"):
+        own = (
+            '    defaultConfig {\n        ndk { abiFilters += listOf("arm64-v8a") }\n'
+            f'        externalNativeBuild {{ cmake {{ cFlags += "{_march(order)}" }} }}\n    }}\n'
+        )
+    path = "src/main/cpp/CMakeLists.txt"
+    return f'{own}    externalNativeBuild {{\n        cmake {{ path = file("{path}") }}\n    }}\n'
 
 
 def _march(order: Order) -> str:

@@ -13,12 +13,15 @@ from edgekit.errors import InputError
 
 _MODEL_C = "src/edgekit_model.c"
 _RESERVED = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline "
-    "int long register restrict return short signed sizeof static struct switch typedef union "
-    "unsigned void volatile while class new delete this template public private protected operator "
-    "namespace try catch throw using virtual friend bool true false main test".split()
-)
-MAINTAINER = "edgekit <noreply@example.com>"
+    (
+        "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else",
+        "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register",
+        "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef",
+        "union", "unsigned", "void", "volatile", "while", "class", "new", "delete", "this",
+        "template", "public", "private", "protected", "operator", "namespace", "try", "catch",
+        "throw", "using", "virtual", "friend", "bool", "true", "false", "main", "test",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Order:
     @property
     def version(self) -> str:
         """Of the package that is written, three numbers (what package managers take)."""
-        return ".".join((re.findall(r"\d+", __version__) + ["0", "0", "0"])[:3])
+        return ".".join([*re.findall(r"\d+", __version__), "0", "0", "0"][:3])
 
     @property
     def title(self) -> str:

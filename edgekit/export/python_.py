@@ -84,7 +84,8 @@ def write(order: Order) -> Mapping[str, str]:
         files["build.sh"] = (
             "#!/bin/sh\n# Makes the library that model.py loads, for the machine it runs on.\n"
             'set -eu\ncd "$(dirname "$0")"\n'
-            f"${{CC:-cc}} -std=c11 -O3 ${{CFLAGS:-}} -ffp-contract=off -fPIC -shared -Isrc src/*.c -o lib{name}.so\n"
+            "${CC:-cc} -std=c11 -O3 ${CFLAGS:-} -ffp-contract=off -fPIC -shared -Isrc src/*.c "
+            f"-o lib{name}.so\n"
         )
         steps = "    sh build.sh          # once, where there is a C compiler\n"
         program = str(artifact.details.get("program", ""))
