@@ -17,7 +17,8 @@ def export(
         str,
         typer.Option(
             "--as",
-            help="cmake, c, zephyr, arduino, cmsis-pack, esp-idf, android, python, onnx or oci",
+            help="cmake, c, zephyr, arduino, cmsis-pack, esp-idf, android, python, mlperf-tiny, onnx "
+            "or oci",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="the folder to write")],

@@ -47,6 +47,7 @@ FORMS: Mapping[str, Form] = {
         Form("esp-idf", "ESP-IDF component with an example", "esp_idf"),
         Form("android", "Android library project with a Kotlin class", "android"),
         Form("python", "folder for a Linux board: a Python class, no wheel to install", "python_"),
+        Form("mlperf-tiny", "firmware with the MLPerf Tiny runner protocol on a UART", "firmware"),
         Form("onnx", "the network as one .onnx file", "onnx_"),
         Form("oci", "OCI image layout, and a server with its Containerfile", "oci"),
     )

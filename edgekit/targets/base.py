@@ -269,6 +269,17 @@ class Examined(Protocol):
     def examine(self) -> Sequence[dict[str, Any]]: ...
 
 
+@runtime_checkable
+class BuildsSerialFirmware(Protocol):
+    """What a backend of microcontrollers has besides: firmware with the serial protocol."""
+
+    def serial_firmware(self, artifact: Any, folder: Path) -> Path:
+        """Build ``firmware.elf`` in ``folder``, which holds the exported sources (``src/``,
+        ``kernels/``, ``include/``, ``runtime/``), from the artifact's compiler and flags, so that its
+        inference is the artifact's instruction for instruction. ToolchainError without them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Family:
     """What an ``edgekit.targets`` entry point names: the family, its YAML files, its backend.

@@ -31,7 +31,8 @@ from .choose import Choice, Found, Limits, choose, find_options, least
 from .config import McuTarget, parse
 from .layout import lay_out
 from .memory import Plan
-from .project import build_firmware, build_host, read_sizes, write_project
+from .project import build_firmware, build_host, build_serial, read_sizes, write_project
+from .toolchain import gcc_flags
 
 ENGINE = "c"
 
@@ -217,8 +218,17 @@ class McuBackend:
                 "kernels_chosen_by": choice.by,
                 "kernels_not_counted": choice.why_rank,
                 "host": mcu.is_host,
+                "flags": [] if mcu.toolchain is None else list(gcc_flags(mcu.toolchain)),
             },
         )
+
+    def serial_firmware(self, artifact: Any, folder: Path) -> Path:
+        """See :class:`edgekit.targets.base.BuildsSerialFirmware`."""
+        mcu = parse(artifact.target)
+        if mcu.toolchain is None:
+            raise InputError(f"'{artifact.path}' is for the host; serial firmware is for boards")
+        compiler = toolchain.arm_compiler(mcu.toolchain, artifact.details["toolchain"])
+        return build_serial(folder, mcu, compiler, artifact.details["optimize"])
 
     # -- run -----------------------------------------------------------------------------------
 

@@ -23,6 +23,6 @@ int ek_run(int argc, char **argv);
 
 /* Where one measured inference begins and ends: the first instruction of these functions. */
 void ek_marker_begin(void);
-void ek_marker_end(void);
+int ek_marker_end(int code);
 
 #endif
