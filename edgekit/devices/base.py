@@ -119,6 +119,61 @@ class Device(Protocol):
 
 
 @dataclass(frozen=True)
+class Lap:
+    """Time between two looks at a board's clock. ticks: of the clock. interrupts: of the clock itself
+    in between, where it has any."""
+
+    ticks: int
+    interrupts: int = 0
+
+
+@runtime_checkable
+class ModelBoard(Protocol):
+    """A device whose firmware holds one model: no programs, but inputs, inferences, outputs.
+
+    Methods raise DeviceError; ``model_id`` says which artifact the firmware was built from.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def info(self) -> DeviceInfo: ...
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def clock_hz(self) -> int: ...
+
+    @property
+    def can_flash(self) -> bool: ...
+
+    def flash(self, elf: Path) -> None: ...
+
+    def load(self, inputs: Sequence[bytes]) -> None: ...
+
+    def infer(self) -> None: ...
+
+    def output(self, index: int) -> bytes: ...
+
+    def laps(self, n: int) -> tuple[list[Lap], Lap]:
+        """``n`` inferences, and a lap around an empty function."""
+        ...
+
+    def ticks_to_instructions(self, lap: Lap, nothing: Lap) -> int | None:
+        """Where the clock counts instructions: those of ``lap`` beyond ``nothing``."""
+        ...
+
+    def layer_laps(self) -> list[int]: ...
+
+    def trace(self) -> list[tuple[int, int, bytes]]:
+        """(layer, output, bytes), in order of execution."""
+        ...
+
+    def stack_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
 class TransportInfo:
     """One line of ``edgekit devices``: a way to reach devices, and whether it works here."""
 

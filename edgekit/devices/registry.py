@@ -30,6 +30,11 @@ def open_device(name: str, *, target: Any = None) -> Device:
         from edgekit.devices.local import LocalDevice
 
         return LocalDevice()
+    if name.startswith("serial:"):
+        from edgekit.devices.serial_ import SerialDevice, parse_name
+
+        port, options = parse_name(name)
+        return SerialDevice(name, port, options)
     if name.startswith("virtual:"):
         if name.removeprefix("virtual:") in aarch64.NAMES:
             return aarch64.Aarch64Device(name, target)
@@ -111,4 +116,14 @@ def list_transports() -> list[TransportInfo]:
             aarch64_missing,
             tuple(f"virtual:{n}" for n in aarch64.NAMES),
         ),
+        _serial(),
     ]
+
+
+def _serial() -> TransportInfo:
+    if importlib.util.find_spec("serial") is None:
+        why = "the Python package pyserial is missing: pip install pyserial"
+        return TransportInfo("serial", False, why)
+    from edgekit.devices.serial_ import ports
+
+    return TransportInfo("serial", True, None, tuple(ports()))

@@ -4,13 +4,13 @@
  * submissions, and EEMBC EnergyRunner: commands end with '%', every one is answered by lines and
  * m-ready. name, timestamp, profile, help, db load N, db HEX, db print, infer N [W], results.
  *
- * Extension, commands beginning with x-:
+ * Extension, commands beginning with x-; its lines end with * and their CRC-32 in eight hex digits:
  *   x-info            x-id-[ID], x-input-[I,BYTES]..., x-output-[O,BYTES]..., x-layers-[N],
  *                     x-clock-[HZ], x-handler-[INSTRUCTIONS]
  *   x-load I N CRC MS x-send, then takes N raw bytes for input I, none later than MS after the one
  *                     before; x-loaded, or an error when the CRC-32 is not theirs
  *   x-infer           one inference
- *   x-out O           x-data-[BYTES,CRC], then the raw bytes
+ *   x-out O           x-data-[O,BYTES,CRC], then the raw bytes
  *   x-time N          N inferences after one to warm up: x-lap-[TICKS,WRAPS] each; then one of nothing
  *   x-layer-time      one inference: x-lap-[LAYER,TICKS] for each layer
  *   x-trace           one inference: x-layer-[LAYER,OUTPUT,BYTES,CRC] and the raw bytes of each output
@@ -44,15 +44,19 @@ static void put_raw(const void *data, uint32_t bytes) {
   for (const uint8_t *p = data; bytes; --bytes) ek_board_putc(*p++);
 }
 
-static void put_number(uint64_t value) {
-  char digits[21];
+static const char *decimal(uint64_t value, char digits[21]) {
   int at = 20;
   digits[at] = 0;
   do {
     digits[--at] = (char)('0' + (int)(value % 10u));
     value /= 10u;
   } while (value);
-  put(digits + at);
+  return digits + at;
+}
+
+static void put_number(uint64_t value) {
+  char digits[21];
+  put(decimal(value, digits));
 }
 
 static void put_hex(uint8_t byte) {
@@ -72,15 +76,20 @@ static void put_milli(float value) {
   ek_board_putc((uint8_t)('0' + (int)(milli % 10u)));
 }
 
-/* PREFIX-[A,B,...]CRLF */
+static void put_checked(const char *text);
+static void put_check(void);
+
+/* PREFIX-[A,B,...]*CRCCRLF: lines of the extension carry a checksum, figures most of all. */
 static void put_list(const char *prefix, const uint64_t *values, int n) {
-  put(prefix);
-  put("-[");
+  put_checked(prefix);
+  put_checked("-[");
   for (int i = 0; i < n; ++i) {
-    if (i) put(",");
-    put_number(values[i]);
+    char digits[21];
+    if (i) put_checked(",");
+    put_checked(decimal(values[i], digits));
   }
-  put("]\r\n");
+  put_checked("]");
+  put_check();
 }
 #define LIST(prefix, ...)                                                              \
   put_list(prefix, (const uint64_t[]){__VA_ARGS__},                                    \
@@ -93,13 +102,31 @@ static void error(const char *text) {
 }
 
 /* CRC-32 of IEEE 802.3, a bit at a time: no table. */
+static uint32_t crc_step(uint32_t crc, uint8_t byte) {
+  crc ^= byte;
+  for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0xEDB88320u & (0u - (crc & 1u)));
+  return crc;
+}
+
 static uint32_t crc32(const void *data, uint32_t bytes) {
   uint32_t crc = 0xFFFFFFFFu;
-  for (const uint8_t *p = data; bytes; --bytes) {
-    crc ^= *p++;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0xEDB88320u & (0u - (crc & 1u)));
-  }
+  for (const uint8_t *p = data; bytes; --bytes) crc = crc_step(crc, *p++);
   return ~crc;
+}
+
+static uint32_t line_crc = 0xFFFFFFFFu;
+
+static void put_checked(const char *text) {
+  for (const char *p = text; *p; ++p) line_crc = crc_step(line_crc, (uint8_t)*p);
+  put(text);
+}
+
+static void put_check(void) {
+  const uint32_t crc = ~line_crc;
+  ek_board_putc('*');
+  for (int shift = 24; shift >= 0; shift -= 8) put_hex((uint8_t)(crc >> shift));
+  put("\r\n");
+  line_crc = 0xFFFFFFFFu;
 }
 
 /* -- arguments ---------------------------------------------------------------------------------------- */
@@ -333,7 +360,8 @@ static void help(void) {
 /* -- the extension ------------------------------------------------------------------------------------- */
 
 static void x_info(void) {
-  put("x-id-[" EK_MODEL_ID "]\r\n");
+  put_checked("x-id-[" EK_MODEL_ID "]");
+  put_check();
   for (int i = 0; i < EDGEKIT_MODEL_INPUTS; ++i)
     LIST("x-input", (uint64_t)i, edgekit_model_input_bytes(i));
   for (int i = 0; i < EDGEKIT_MODEL_OUTPUTS; ++i)
@@ -382,7 +410,7 @@ static void x_out(char *rest) {
   }
   const uint32_t bytes = edgekit_model_output_bytes((int)index);
   const void *data = edgekit_model_output((int)index);
-  LIST("x-data", bytes, crc32(data, bytes));
+  LIST("x-data", (uint64_t)index, bytes, crc32(data, bytes));
   put_raw(data, bytes);
   put("\r\n");
 }
