@@ -28,7 +28,7 @@ class RunRequest:
     timeout_s: wall-clock limit. max_instructions: budget of an emulated device (a hang becomes an
     error, not a wait). trace: count instructions per function and section (virtual devices only).
     sections: symbol names; each time one is entered, what follows counts for it until the next one
-    is entered (before the first: section ``""``).
+    is entered (before the first: section ``""``). cpus: run on these cores only (empty: on any).
     """
 
     program: str
@@ -38,6 +38,7 @@ class RunRequest:
     trace: bool = False
     sections: tuple[str, ...] = ()
     stdin: bytes = b""
+    cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
