@@ -83,20 +83,46 @@ def targets(name: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:
 
 
 def devices() -> dict[str, Any]:
-    """What can be reached now: ``transports[]`` and ``devices[]``."""
+    """What can be reached now: ``transports[]`` and ``devices[]``. Attached devices are asked, at most
+    :data:`edgekit.devices.transport.PROBE_S` seconds each, all at once."""
     from edgekit.devices import list_transports
+    from edgekit.devices.local import fingerprint as here
+    from edgekit.devices.registry import attached
     from edgekit.targets.registry import list_transports as of_families
 
     transports = [*list_transports(), *of_families()]
+    found = []
+    for entry, probe in attached():
+        assert probe is not None
+        found.append(
+            {
+                "name": entry.name,
+                "transport": entry.transport,
+                "usable": probe.state == "ready",
+                "state": probe.state,
+                "why_not": probe.why,
+                "fingerprint": probe.fingerprint,
+                "facts": dict(probe.facts),
+                "from": entry.source,
+            }
+        )
     return {
         "transports": [
             {"name": t.name, "usable": t.usable, "why_not": t.why_not} for t in transports
         ],
         "devices": [
-            {"name": d, "transport": t.name, "usable": t.usable}
+            {
+                "name": d,
+                "transport": t.name,
+                "usable": t.usable,
+                "state": "ready" if t.usable else "unusable",
+                "why_not": t.why_not,
+                "fingerprint": here() if d == "host" else None,
+            }
             for t in transports
             for d in t.devices
-        ],
+        ]
+        + found,
     }
 
 

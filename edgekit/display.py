@@ -128,6 +128,13 @@ def devices(d: Mapping[str, Any]) -> None:
         for t in d["transports"]
     ]  # fmt: skip
     c.print(_rows(_table("transport", "usable", "why not", "devices"), rows))
+    rows = [
+        (x["name"], x["transport"], x["state"], x["fingerprint"] or "",
+         x["why_not"] or x["facts"].get("description", ""))
+        for x in d["devices"] if "from" in x
+    ]  # fmt: skip
+    if rows:
+        c.print(_rows(_table("device", "transport", "state", "fingerprint", ""), rows))
 
 
 def compiled(d: Mapping[str, Any]) -> None:

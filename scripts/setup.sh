@@ -50,6 +50,9 @@ if [ "$purpose" = dev ]; then
     need g++ g++
     need qemu-aarch64 qemu-user # not qemu-user-static: only this one takes plug-ins
     need chromium chromium
+    [ -x /usr/sbin/sshd ] || need sshd openssh-server # transports are tested against real ones
+    need ssh openssh-client
+    need adb adb
     ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1 ||
         packages="$packages pocl-opencl-icd ocl-icd-libopencl1"
 fi

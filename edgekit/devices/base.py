@@ -28,7 +28,7 @@ class RunRequest:
     timeout_s: wall-clock limit. max_instructions: budget of an emulated device (a hang becomes an
     error, not a wait). trace: count instructions per function and section (virtual devices only).
     sections: symbol names; each time one is entered, what follows counts for it until the next one
-    is entered (before the first: section ``""``).
+    is entered (before the first: section ``""``). cpus: run on these cores only (empty: on any).
     """
 
     program: str
@@ -38,6 +38,7 @@ class RunRequest:
     trace: bool = False
     sections: tuple[str, ...] = ()
     stdin: bytes = b""
+    cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,10 @@ class ModelBoard(Protocol):
 
     def info(self) -> DeviceInfo: ...
 
-    @property
+    # Methods, not properties: isinstance() of a protocol looks at every property, and asking a board
+    # takes time and can fail.
     def model_id(self) -> str: ...
 
-    @property
     def clock_hz(self) -> int: ...
 
     @property

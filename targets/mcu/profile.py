@@ -76,7 +76,7 @@ def fixed_pattern(graph: Graph) -> list[np.ndarray]:
     return sample
 
 
-def _memory(manifest: dict[str, Any], stack: int) -> dict[str, int]:
+def memory_of(manifest: dict[str, Any], stack: int) -> dict[str, int]:
     m = manifest["memory"]
     return {
         "flash_bytes": int(m["flash_bytes"]),
@@ -91,7 +91,7 @@ def _memory(manifest: dict[str, Any], stack: int) -> dict[str, int]:
     }
 
 
-def _layer(row: dict[str, Any], **figures: Any) -> LayerProfile:
+def layer_row(row: dict[str, Any], **figures: Any) -> LayerProfile:
     return LayerProfile(
         name=row["name"],
         op=row["op"],
@@ -139,7 +139,7 @@ def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
     for row in rows:
         nothing = Count("", 0, 0)
         count = sections.get(row["symbol"], nothing) if row["symbol"] else nothing
-        layers.append(_layer(row, instructions=count.instructions, cycles=scaled(count.cycles)))
+        layers.append(layer_row(row, instructions=count.instructions, cycles=scaled(count.cycles)))
     kinds: dict[str, Kind] = {"instructions": "simulated"}
     latency = None
     if cycles is not None:
@@ -154,7 +154,7 @@ def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
         instructions=instructions,
         cycles=cycles,
         latency_ms=latency,
-        memory=_memory(manifest, stack),
+        memory=memory_of(manifest, stack),
         layers=layers,
         kinds=kinds,
         tools={**manifest["tools"], "emulator": trace.backend},
@@ -184,8 +184,8 @@ def _uncounted(artifact: Any, device: Device, result: RunResult) -> Profile:
         instructions=None,
         cycles=None,
         latency_ms=None,
-        memory=_memory(manifest, values(result.stdout).get("stack_bytes", 0)),
-        layers=[_layer(row) for row in manifest["plan"]],
+        memory=memory_of(manifest, values(result.stdout).get("stack_bytes", 0)),
+        layers=[layer_row(row) for row in manifest["plan"]],
         tools=dict(manifest["tools"]),
         details={
             "absent": f"device '{device.name}' counts no instructions here",
@@ -219,7 +219,7 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
         # A layer with several outputs is stamped once for each: add the parts up.
         parts = max(1, len(stamps) // repeats)
         runs = np.asarray(stamps[: parts * repeats], np.float64).reshape(-1, parts).sum(axis=1)
-        layers.append(_layer(row, time_ms=float(np.median(runs)) / 1e6 if runs.size else 0.0))
+        layers.append(layer_row(row, time_ms=float(np.median(runs)) / 1e6 if runs.size else 0.0))
     return Profile(
         device=device.name,
         target=artifact.target.name,
@@ -228,7 +228,7 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
         instructions=None,
         cycles=None,
         latency_ms=float(np.median(totals)) / 1e6,
-        memory=_memory(manifest, 0),
+        memory=memory_of(manifest, 0),
         layers=layers,
         kinds={"latency_ms": "measured", "time_ms": "measured"},
         tools=dict(manifest["tools"]),

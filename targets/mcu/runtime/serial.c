@@ -415,7 +415,8 @@ static void x_out(char *rest) {
   put("\r\n");
 }
 
-static int nothing(void) { return 0; }
+/* One instruction: what is around it is what it costs to look at the clock. */
+static __attribute__((naked)) int nothing(void) { __asm volatile("bx lr"); }
 /* Through pointers that the compiler does not see through: both calls are the same instructions. */
 static int (*volatile invoke_ptr)(void) = edgekit_model_invoke;
 static int (*volatile nothing_ptr)(void) = nothing;
