@@ -231,7 +231,8 @@ class InterpretedEngine:
     def _push(self, artifact: Any, device: Device, data: bytes) -> str:
         """Push everything; the name of the program to run."""
         self._admit(artifact.target, device)
-        python, emulated = "python3", device.info().transport == "qemu-user"
+        python = str(device.info().details.get("python", "python3"))
+        emulated = device.info().transport == "qemu-user"
         if device.info().transport in _HERE:
             python = self.host_python()
         elif emulated and not aarch64_python.has(self.module):
@@ -314,12 +315,16 @@ def _times(stdout: str) -> list[int]:
 
 
 def need_machine(machine: str) -> Callable[[Target, Device], None]:
-    """An ``admit``: this machine, as device ``host``, must be a ``machine`` (``aarch64``)."""
+    """An ``admit``: what is measured on, this machine or an attached one, must be a ``machine``
+    (``aarch64``)."""
 
     def admit(target: Target, device: Device) -> None:
-        if device.name == "host" and platform.machine() != machine:
+        info = device.info()
+        found = platform.machine() if device.name == "host" else info.details.get("machine")
+        if info.kind == "measured" and found is not None and found != machine:
+            who = "the host" if device.name == "host" else device.name
             raise DeviceError(
-                f"target '{target.name}' is {machine} and the host is {platform.machine()}: what "
+                f"target '{target.name}' is {machine} and {who} is {found}: what "
                 "it computes and how long it takes would say nothing about the target"
             )
 

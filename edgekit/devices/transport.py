@@ -18,6 +18,7 @@ from edgekit.errors import DeviceUnavailable, EdgekitError
 #: transport -> module. A new transport is one line here and one file.
 TRANSPORTS: Mapping[str, str] = {
     "ssh": "edgekit.devices.ssh",
+    "adb": "edgekit.devices.adb",
 }
 
 State = Literal["ready", "in use", "unreachable", "unusable"]
