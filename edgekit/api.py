@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.devices.base import Device
     from edgekit.graph.ir import Graph
     from edgekit.pipeline import Prepared
+    from edgekit.profile.measure import Protocol
     from edgekit.targets.base import Backend, CompileOptions, Progress
     from edgekit.targets.schema import Target
 
@@ -309,14 +310,20 @@ def profile(
     *,
     device: str | None = None,
     data: str | Path | Dataset | None = None,
+    protocol: Protocol | None = None,
 ) -> dict[str, Any]:
-    """What one inference costs, per layer (``Profile.to_json``)."""
+    """What one inference costs, per layer (``Profile.to_json``). protocol: how it is measured on real
+    silicon (:mod:`edgekit.profile.measure`)."""
+    from edgekit.profile import measure
+
     art = open_artifact(artifact)
     dataset = _dataset(data)
     inputs = None if dataset is None else model_inputs(art.reference, dataset.head(1))
     backend = _backend(art)
-    with _open_device(art, backend, device) as dev:
-        return backend.profile(art, dev, inputs).to_json()
+    settings = protocol or measure.Protocol()
+    with _open_device(art, backend, device) as dev, measure.protocol(settings):
+        used = measure.pinned(dev, settings.cpus)
+        return backend.profile(art, used, inputs).to_json()
 
 
 def verify(

@@ -18,6 +18,7 @@ import numpy as np
 from edgekit.devices.base import Device, Kind
 from edgekit.errors import UnsupportedError
 from edgekit.graph.ir import Graph
+from edgekit.profile import measure
 from edgekit.targets.base import (
     Compiled,
     CompileOptions,
@@ -38,8 +39,7 @@ from edgekit_targets.tvm_ import build, check, ondevice, runner, support, tune
 from edgekit_targets.tvm_.isa import CpuTarget
 from edgekit_targets.tvm_.records import Records
 
-_BUDGET_NS, _FEWEST, _MOST = 500_000_000, 20, 1000  #: timed inferences
-_LAYER_REPEATS = 50
+_BUDGET_MS, _FEWEST, _MOST = 500.0, 20, 50  #: inferences with each layer timed
 
 
 class TvmEngine:
@@ -180,18 +180,18 @@ class TvmEngine:
         rows = artifact.manifest["plan"]
         if device.info().kind != "measured":
             return self._count(artifact, device, rows)
-        probe = min(ondevice.times(device, 3))
-        repeats = int(np.clip(_BUDGET_NS // max(1, probe), _FEWEST, _MOST))
-        totals = ondevice.times(device, repeats)
-        each = ondevice.layer_times(device, runner.calls_of(rows), min(repeats, _LAYER_REPEATS))
-        layers = [
-            _layer(row, time_ms=float(sum(mine)))
-            for row, mine in zip(
-                rows, runner.by_row(rows, list(np.median(each, axis=0) / 1e6)), strict=True
-            )
-        ]
-        details = {"repeats": repeats, "latency_ms_min": min(totals) / 1e6}
-        return _profile(artifact, device, layers, float(np.median(totals)) / 1e6, None, details)
+        found = measure.collect(device, lambda n: ondevice.times(device, n))
+        layers = [_layer(row) for row in rows]
+        if measure.current().layers:
+            repeats = int(np.clip(_BUDGET_MS / found.median_ms, _FEWEST, _MOST))
+            each = ondevice.layer_times(device, runner.calls_of(rows), repeats)
+            middles = list(np.median(each, axis=0) / 1e6)
+            layers = [
+                _layer(row, time_ms=float(sum(mine)))
+                for row, mine in zip(rows, runner.by_row(rows, middles), strict=True)
+            ]
+        details = measure.figures(found)
+        return _profile(artifact, device, layers, found.median_ms, None, details)
 
     def _count(self, artifact: Any, device: Device, rows: Sequence[Mapping[str, Any]]) -> Profile:
         found = ondevice.counts(device, runner.calls_of(rows)) if _counts(device) else None
