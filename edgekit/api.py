@@ -326,6 +326,45 @@ def profile(
         return backend.profile(art, used, inputs).to_json()
 
 
+def compare(
+    first: str | Path | Artifact,
+    second: str | Path | Artifact,
+    *,
+    device: str | None = None,
+    data: str | Path | Dataset | None = None,
+    protocol: Protocol | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Two artifacts in turn on one device: by how much the second is slower, with an interval
+    (:mod:`edgekit.profile.compare`). protocol: ``max_secs`` is for both together."""
+    from edgekit.profile import measure
+    from edgekit.profile.compare import Side, compare_sides
+
+    settings = protocol or measure.Protocol(max_secs=20.0)
+    dataset = _dataset(data)
+    arts = [open_artifact(a) for a in (first, second)]
+    names = [str(a.path) for a in arts]
+    backends = [_backend(a) for a in arts]
+    owns = [device or b.default_device(a.target) for a, b in zip(arts, backends, strict=True)]
+    if owns[0] != owns[1]:
+        raise InputError(
+            f"the artifacts' own devices are {owns[0]} and {owns[1]}: name one for both with --device"
+        )
+    inputs = [None if dataset is None else model_inputs(a.reference, dataset.head(1)) for a in arts]
+    # Two folders on one device, so that neither has to be sent again; one lock.
+    with (
+        _open_device(arts[0], backends[0], owns[0]) as one,
+        _open_device(arts[1], backends[1], owns[1]) as two,
+    ):
+        sides = [
+            Side(name, art, backend, measure.pinned(dev, settings.cpus), x)
+            for name, art, backend, dev, x in zip(
+                names, arts, backends, (one, two), inputs, strict=True
+            )
+        ]
+        return compare_sides(sides[0], sides[1], settings, progress)
+
+
 def verify(
     artifact: str | Path | Artifact,
     data: str | Path | Dataset,
@@ -635,6 +674,7 @@ def doctor() -> list[dict[str, Any]]:
 __all__ = [
     "Artifact",
     "EdgekitError",
+    "compare",
     "compile",
     "compress",
     "deploy",

@@ -278,6 +278,27 @@ def quality(taken: Mapping[str, Any]) -> Text:
     return Text(visible(f"{taken['quality']}{f': {why}' if why else ''}"), style=style)
 
 
+def comparison(d: Mapping[str, Any]) -> None:
+    """The two sides of ``compare``, and the ratio."""
+    c = _console()
+    unit = "" if d["unit"] == "instructions" or d["unit"] == "cycles" else f" {d['unit']}"
+    rows = [
+        (name, s["artifact"], s["target"], s["engine"], f"{number(s['value'])}{unit}")
+        for name, s in (("A", d["a"]), ("B", d["b"]))
+    ]
+    c.print(_rows(_table("", "artifact", "target", "engine", f">{d['figure']} ({d['kind']})"), rows))
+    ratio = f"{d['ratio']:.4g}"
+    if d["interval"]:
+        low, high = d["interval"]
+        ratio += f", 95 % interval {low:.4g} to {high:.4g} from {d['pairs']} pairs"
+    pairs: list[tuple[str, Any]] = [
+        ("B over A", ratio), ("verdict", d["verdict"]), ("device", d["device"])
+    ]  # fmt: skip
+    if d["quality"]:
+        pairs.append(("quality", quality(d)))
+    c.print(_facts(pairs))
+
+
 def verification(d: Mapping[str, Any]) -> None:
     c = _console()
     good, criterion = d["passed"], d["criterion"]

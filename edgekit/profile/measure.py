@@ -25,7 +25,9 @@ from edgekit.errors import DeviceError, InputError
 from edgekit.profile import conditions, stats
 from edgekit.profile.conditions import Conditions
 
-_FEWEST_IN_A_STRETCH, _MOST_IN_A_STRETCH = 5, 1000
+_FEWEST_IN_A_STRETCH, _MOST_IN_A_STRETCH = 5, 500
+_SHORTEST_STRETCH_S = 0.02
+_PLENTY = 5000  #: samples, after which more would tell nothing
 _SHORTEST_LOOP_NS = 5_000_000  #: in which the kernel's count of processor time is exact enough
 _COOL_C = 2.0  #: degrees above the beginning that count as cool
 
@@ -228,12 +230,16 @@ def _collect(device: Device, take: Take, settings: Protocol) -> Measurement:
         wanted = int(np.clip(stretch_s / each_s, _FEWEST_IN_A_STRETCH, _MOST_IN_A_STRETCH))
         left = settings.num_runs - done
         if left > 0:
-            wanted = min(wanted, max(_FEWEST_IN_A_STRETCH, -(-settings.num_runs // 3)))
+            least = int(np.ceil(_SHORTEST_STRETCH_S / each_s))
+            share = max(_FEWEST_IN_A_STRETCH, -(-settings.num_runs // 3), least)
+            wanted = min(wanted, share)
         found.stretches.append(take(wanted))
         found.readings.append(conditions.read(device))
         spent = time.monotonic() - begin - found.cooled_s
         enough = done + wanted >= settings.num_runs
         if enough and len(found.stretches) >= 3 and found.width <= settings.narrow:
+            break
+        if enough and done + wanted >= _PLENTY and len(found.stretches) >= 3:
             break
         if spent >= settings.max_secs and (enough or spent >= 5 * settings.max_secs):
             break

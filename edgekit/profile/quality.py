@@ -66,13 +66,13 @@ def judge(found: Measurement) -> Verdict:
 
 def _others(found: Measurement, noisy: list[str]) -> bool:
     """Whether somebody else wanted the core."""
-    shares = [t.cpu_share for t in found.stretches if t.cpu_share is not None]
-    if not shares or min(shares) >= CPU_SHARE:
+    shares = {k: t.cpu_share for k, t in enumerate(found.stretches) if t.cpu_share is not None}
+    worst = min(shares, key=lambda k: shares[k], default=None)
+    if worst is None or shares[worst] >= CPU_SHARE:
         return False
-    worst = int(np.argmin(shares)) + 1
     noisy.append(
-        f"other programs took {100 * (1 - min(shares)):.0f} % of the core in stretch {worst} of "
-        f"{len(shares)}"
+        f"other programs took {100 * (1 - shares[worst]):.0f} % of the core in stretch {worst + 1} "
+        f"of {len(found.stretches)}"
     )
     return True
 

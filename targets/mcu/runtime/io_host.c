@@ -1,5 +1,7 @@
 /* The runner's world on a host: files by stdio, time by the monotonic clock. */
-#define _GNU_SOURCE /* sched_getcpu */
+#ifndef _GNU_SOURCE /* sched_getcpu */
+#define _GNU_SOURCE
+#endif
 #include <stdio.h>
 #include <sys/resource.h>
 #include <time.h>

@@ -18,7 +18,9 @@
  * One thread, whatever TVM_NUM_THREADS says.
  * Results are lines key=value. Exit codes: 0 done, 2 wrong arguments or files, 3 the model failed.
  */
-#define _GNU_SOURCE /* sched_getcpu */
+#ifndef _GNU_SOURCE /* sched_getcpu */
+#define _GNU_SOURCE
+#endif
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
