@@ -174,6 +174,24 @@ class ModelBoard(Protocol):
     def stack_bytes(self) -> int: ...
 
 
+@runtime_checkable
+class ModuleRunner(Protocol):
+    """A device that runs a model compiled to a library of TVM's virtual machine, instead of programs.
+    Methods raise DeviceError."""
+
+    def load_library(self, library: Path) -> None:
+        """Send the library and make it the one that is run."""
+        ...
+
+    def invoke(self, inputs: Sequence[Any]) -> list[Any]:
+        """One sample: an array for each input; an array for each output."""
+        ...
+
+    def time_ns(self, inputs: Sequence[Any], runs: int) -> list[int]:
+        """Wall-clock of each of ``runs`` inferences by the device's clock, after one to warm up."""
+        ...
+
+
 @dataclass(frozen=True)
 class TransportInfo:
     """One line of ``edgekit devices``: a way to reach devices, and whether it works here."""

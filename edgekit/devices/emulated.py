@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.devices import far_scripts
 from edgekit.devices.aarch64 import (
     CPUS,
     PLUGIN,
@@ -48,12 +49,13 @@ class FarEmulator:
         wrapper: Sequence[str], cpu: str, machine: str, ask: Callable[[Sequence[str]], bytes]
     ) -> FarEmulator:
         """ask: runs a command there and gives what it prints. machine: ``uname -m`` there."""
-        shown = ask([wrapper[0], "--version"])[:4096].decode("utf-8", "replace")
+        words = far_scripts.shell(far_scripts.EMULATOR, wrapper[0])
+        shown = ask(words)[:4096].decode("utf-8", "replace")
         found = re.search(r"version (\S{1,20})", shown)
         why = None
         if not found:
             why = f"{wrapper[0]} does not run there"
-        elif b"-plugin" not in ask([wrapper[0], "--help"]):
+        elif "edgekit-plugins" not in shown:
             why = f"{wrapper[0]} there takes no plug-ins (the package qemu-user has one that does)"
         elif machine != platform.machine():
             why = f"the plug-in that counts is for {platform.machine()}, and the far side is {machine}"

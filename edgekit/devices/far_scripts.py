@@ -49,12 +49,13 @@ while read -r x; do : >"$d/beat"; done
 end
 """
 
-#: Runs $2... in the folder $1. What the program says goes to files, so that the connection takes no
-#: part in what is measured. ``full``: nothing could be written to the folder afterwards.
+#: Runs $3... in the folder $1 with the input $2. What the program says goes to files, so that the
+#: connection takes no part in what is measured. ``full``: nothing more could be
+#: written to the folder.
 RUN = r"""
-d=$1; shift
+d=$1; in=$2; shift 2
 cd "$d/w" || exit 3
-"$@" <"$d/in" >"$d/out" 2>"$d/err" &
+"$@" <"$in" >"$d/out" 2>"$d/err" &
 p=$!
 echo "$p" >"$d/pid"
 wait "$p"
@@ -65,6 +66,12 @@ full=0
 rm -f "$d/space"
 echo "edgekit-end $r $(($(wc -c <"$d/out"))) $(($(wc -c <"$d/err"))) $full"
 cat "$d/out" "$d/err"
+"""
+
+#: What the emulator $1 is.
+EMULATOR = r"""
+"$1" --version 2>/dev/null | head -n 1
+"$1" --help 2>/dev/null | grep -q -e -plugin && echo edgekit-plugins
 """
 
 #: Ends the program that runs in the folder $1.

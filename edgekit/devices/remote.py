@@ -89,6 +89,7 @@ class RemoteDevice:
         self.entry = entry
         self._settings = settings
         self._pushed: dict[str, tuple[str, bytes]] = {}  # name -> digest, first bytes
+        self._programs: dict[str, bytes] = {}  # ELF files that symbols may be asked of
         self._broken: str | None = None
         self._closed = False
         lock.acquire()
@@ -220,6 +221,8 @@ class RemoteDevice:
             self._execute(["mkdir", "-p", "--", parent])
         self._upload(data, path)
         self._pushed[remote] = (digest, data[:64])
+        if data[:4] == b"\x7fELF" and self._emulator is not None:
+            self._programs[remote] = data
 
     def _upload(self, data: bytes, path: str) -> None:
         limit = COMMAND_S + len(data) / SLOWEST
@@ -264,7 +267,10 @@ class RemoteDevice:
             symbols = emulator.symbols(self._program_bytes(request.program, path))
             self._push_plugin(emulator)
             words = emulator.command(request, symbols, f"{self._folder}/plugin.so", self._counts)
-        self._upload(request.stdin, f"{self._folder}/in")
+        stdin = "/dev/null"
+        if request.stdin:
+            stdin = f"{self._folder}/in"
+            self._upload(request.stdin, stdin)
         command = [*self._pinned(request.cpus), *words, f"./{PurePosixPath(request.program)}"]
         exports = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in self._settings.env.items())
         script = exports + far_scripts.RUN
@@ -272,7 +278,7 @@ class RemoteDevice:
         self._check()
         try:
             answer = self._link.execute(
-                far_scripts.shell(script, self._folder, *command, *request.args),
+                far_scripts.shell(script, self._folder, stdin, *command, *request.args),
                 timeout_s=request.timeout_s,
             )
         except LinkTimeout:
@@ -320,7 +326,7 @@ class RemoteDevice:
         self._pushed[name] = ("", answer.stdout)
 
     def _program_bytes(self, name: str, path: str) -> bytes:
-        return self._link.download(path, COMMAND_S * 3)
+        return self._programs.get(name) or self._link.download(path, COMMAND_S * 3)
 
     def _push_plugin(self, emulator: FarEmulator) -> None:
         if "\0plugin" not in self._pushed:

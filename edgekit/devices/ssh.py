@@ -256,7 +256,7 @@ class SshTransport:
         if why:
             raise ToolchainError(f"device '{entry.name}' cannot be used: {why}")
         self.check(entry)
-        wait = entry.seconds("lock_wait_s", -1) if "lock_wait_s" in entry.settings else None
+        wait = entry.seconds("lock_wait_s", 0) if "lock_wait_s" in entry.settings else None
         lock = DeviceLock(self.lock_key(entry), entry.name, wait)
         connect_s = entry.seconds("timeout_s", CONNECT_S) or CONNECT_S
         return RemoteDevice(

@@ -18,7 +18,9 @@ from edgekit.errors import DeviceUnavailable, EdgekitError
 #: transport -> module. A new transport is one line here and one file.
 TRANSPORTS: Mapping[str, str] = {
     "ssh": "edgekit.devices.ssh",
+    "adb": "edgekit.devices.adb",
     "serial": "edgekit.devices.serial_",
+    "rpc": "edgekit.devices.rpc",
 }
 
 State = Literal["ready", "in use", "unreachable", "unusable"]

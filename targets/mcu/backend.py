@@ -269,7 +269,7 @@ class McuBackend:
             inputs = profile.fixed_pattern(graph)
         _, data = pack_inputs(graph, [np.asarray(x)[:1] for x in inputs])
         if isinstance(device, ModelBoard):
-            return board.measure(artifact, device, _split_inputs(graph, data, 1)[0])
+            return board.measure_board(artifact, device, _split_inputs(graph, data, 1)[0])
         if artifact.manifest["details"]["host"] and device.info().kind == "measured":
             return profile.measure_host(artifact, device, data)
         return profile.count_virtual(artifact, device, data)

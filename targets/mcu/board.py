@@ -5,22 +5,18 @@ built and flashed when it is not."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgekit.devices.base import Kind, Lap, ModelBoard
 from edgekit.errors import DeviceError
 from edgekit.export.firmware import model_id
 from edgekit.graph.ir import Graph
+from edgekit.profile import measure
 from edgekit.targets.base import LayerProfile, Profile, Progress
 
 from .profile import layer_row, memory_of
-
-REPEATS = (3, 30)  #: fewest and most timed inferences
-BUDGET_S = 5.0
 
 
 def ready(artifact: Any, board: ModelBoard, progress: Progress | None = None) -> None:
@@ -81,56 +77,77 @@ def trace_samples(
     return traces
 
 
-def measure(artifact: Any, board: ModelBoard, sample: Sequence[bytes]) -> Profile:
-    """Time of one inference by the board's clock, and of each layer; where the clock counts an
-    emulator's instructions, those instead (the same as by direct emulation)."""
+def measure_board(artifact: Any, board: ModelBoard, sample: Sequence[bytes]) -> Profile:
+    """Time of one inference by the board's clock (:mod:`edgekit.profile.measure`), and of each layer;
+    where the clock counts an emulator's instructions, those instead, the same as by direct emulation."""
     ready(artifact, board)
-    manifest = artifact.manifest
     board.load(sample)
     first, nothing = board.laps(1)
-    seconds = max(first[0].ticks / board.clock_hz(), 1e-6)
     simulated = board.ticks_to_instructions(first[0], nothing)
-    n = 1 if simulated is not None else int(np.clip(BUDGET_S / seconds, *REPEATS))
-    laps = first if n == 1 else board.laps(n)[0]
-    per_layer = board.layer_laps()
-    memory = memory_of(manifest, board.stack_bytes())
-    info = board.info()
+    if simulated is None:
+        return _timed(artifact, board, nothing)
+    layers = []
+    for row, ticks in zip(artifact.manifest["plan"], board.layer_laps(), strict=True):
+        count = board.ticks_to_instructions(Lap(ticks), nothing)
+        layers.append(layer_row(row, instructions=max(0, count or 0)))
+    # The empty function's own instruction, and the call of the marker behind an inference: what lies
+    # between the same two places as on a virtual device.
+    return _profile(
+        artifact,
+        board,
+        layers,
+        {"instructions": "simulated"},
+        {"layers": "each within a few instructions"},
+        instructions=simulated + 2,
+    )
+
+
+def _timed(artifact: Any, board: ModelBoard, nothing: Lap) -> Profile:
     hz = board.clock_hz()
-    layers: list[LayerProfile] = []
-    details: dict[str, Any] = {"device": dict(info.details), "repeats": len(laps)}
-    if simulated is not None:
-        # The empty function's own instruction, and the call of the marker behind an inference: what lies
-        # between the same two places as on a virtual device.
-        instructions: int | None = simulated + 2
-        latency: float | None = None
-        kinds: dict[str, Kind] = {"instructions": "simulated"}
-        for row, ticks in zip(manifest["plan"], per_layer, strict=True):
-            count = board.ticks_to_instructions(Lap(ticks), nothing)
-            layers.append(layer_row(row, instructions=max(0, count or 0)))
-        details["layers"] = "each within a few instructions"
-    else:
-        instructions = None
-        times = np.asarray([lap.ticks - nothing.ticks for lap in laps], np.float64) / hz * 1e3
-        latency = float(np.median(times))
-        kinds = {"latency_ms": "measured", "cycles": "measured", "time_ms": "measured"}
-        for row, ticks in zip(manifest["plan"], per_layer, strict=True):
-            layers.append(layer_row(row, time_ms=max(0, ticks - nothing.ticks) / hz * 1e3))
-        details |= {
-            "latency_ms_min": float(times.min()),
-            "latency_ms_max": float(times.max()),
-            "samples_ms": [float(t) for t in times],
-        }
+
+    def take(n: int) -> measure.Taken:
+        laps, empty = board.laps(n)
+        return measure.Taken([max(1, round((x.ticks - empty.ticks) / hz * 1e9)) for x in laps])
+
+    found = measure.collect(board, take)  # type: ignore[arg-type]
+    layers = [
+        layer_row(row, time_ms=max(0, ticks - nothing.ticks) / hz * 1e3)
+        for row, ticks in zip(artifact.manifest["plan"], board.layer_laps(), strict=True)
+    ]
+    return _profile(
+        artifact,
+        board,
+        layers,
+        {"latency_ms": "measured", "cycles": "measured", "time_ms": "measured"},
+        measure.figures(found),
+        cycles=round(found.median_ms * hz / 1e3),
+        latency_ms=found.median_ms,
+    )
+
+
+def _profile(
+    artifact: Any,
+    board: ModelBoard,
+    layers: Sequence[LayerProfile],
+    kinds: Mapping[str, Kind],
+    details: Mapping[str, Any],
+    instructions: int | None = None,
+    cycles: int | None = None,
+    latency_ms: float | None = None,
+) -> Profile:
+    manifest = artifact.manifest
+    info = board.info()
     return Profile(
         device=board.name,
         target=artifact.target.name,
         engine=manifest["engine"],
         kind=info.kind,
         instructions=instructions,
-        cycles=None if latency is None else round(latency * hz / 1e3),
-        latency_ms=latency,
-        memory=memory,
+        cycles=cycles,
+        latency_ms=latency_ms,
+        memory=memory_of(manifest, board.stack_bytes()),
         layers=layers,
         kinds=kinds,
         tools=dict(manifest["tools"]),
-        details=details,
+        details={**details, "device": dict(info.details)},
     )

@@ -10,12 +10,13 @@ import numpy as np
 from edgekit.devices.base import Count, Device, Kind, RunRequest, RunResult
 from edgekit.errors import DeviceError
 from edgekit.graph.ir import Graph
+from edgekit.profile import measure
 from edgekit.targets.base import LayerProfile, Profile
 
 INVOKE = "edgekit_model_invoke"
 END = "ek_marker_end"
-HOST_REPEATS = (3, 50)  #: fewest and most timed inferences
-HOST_BUDGET_NS = 1_000_000_000
+HOST_REPEATS = (3, 50)  #: fewest and most inferences of the instrumented program
+LAYERS_BUDGET_MS = 1000.0
 
 
 def runner_error(text: str) -> DeviceError:
@@ -202,16 +203,41 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
     for name in (details["program"], details["trace_program"]):
         device.push(artifact.file(name), name)
     device.push_bytes(data, "in.bin")
-    once = _numbers(execute(device, details["program"], ("time", "in.bin", "1")).stdout, "total_ns")
-    if not once:
-        raise runner_error("timed nothing")
-    repeats = int(np.clip(HOST_BUDGET_NS // max(1, once[0]), HOST_REPEATS[0], HOST_REPEATS[1]))
-    args = ("time", "in.bin", str(repeats))
-    totals = _numbers(execute(device, details["program"], args).stdout, "total_ns")
-    traced = execute(device, details["trace_program"], args).stdout
-    which, spent = _numbers(traced, "layer"), _numbers(traced, "layer_ns")
+
+    def take(repeats: int) -> measure.Taken:
+        args = ("time", "in.bin", str(repeats))
+        return measure.taken(execute(device, details["program"], args).stdout, repeats)
+
+    found = measure.collect(device, take)
     rows = manifest["plan"]
+    layers = [layer_row(row) for row in rows]
+    if measure.current().layers:
+        repeats = int(np.clip(LAYERS_BUDGET_MS / found.median_ms, *HOST_REPEATS))
+        args = ("time", "in.bin", str(repeats))
+        traced = execute(device, details["trace_program"], args).stdout
+        layers = _timed_layers(rows, traced, repeats)
+    return Profile(
+        device=device.name,
+        target=artifact.target.name,
+        engine=manifest["engine"],
+        kind="measured",
+        instructions=None,
+        cycles=None,
+        latency_ms=found.median_ms,
+        memory=memory_of(manifest, 0),
+        layers=layers,
+        kinds={"latency_ms": "measured", "time_ms": "measured"},
+        tools=dict(manifest["tools"]),
+        details={**measure.figures(found), "device": dict(device.info().details)},
+    )
+
+
+def _timed_layers(rows: Sequence[dict[str, Any]], traced: str, repeats: int) -> list[LayerProfile]:
+    """Median milliseconds of each layer from what the instrumented program printed."""
+    which, spent = measure.numbers(traced, "layer"), measure.numbers(traced, "layer_ns")
     per_layer: list[list[int]] = [[] for _ in rows]
+    if len(which) != len(spent) or any(layer >= len(rows) for layer in which):
+        raise runner_error("timed other layers than the plan names")
     for layer, ns in zip(which, spent, strict=True):
         per_layer[layer].append(ns)
     layers = []
@@ -220,27 +246,4 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
         parts = max(1, len(stamps) // repeats)
         runs = np.asarray(stamps[: parts * repeats], np.float64).reshape(-1, parts).sum(axis=1)
         layers.append(layer_row(row, time_ms=float(np.median(runs)) / 1e6 if runs.size else 0.0))
-    return Profile(
-        device=device.name,
-        target=artifact.target.name,
-        engine=manifest["engine"],
-        kind="measured",
-        instructions=None,
-        cycles=None,
-        latency_ms=float(np.median(totals)) / 1e6,
-        memory=memory_of(manifest, 0),
-        layers=layers,
-        kinds={"latency_ms": "measured", "time_ms": "measured"},
-        tools=dict(manifest["tools"]),
-        details={
-            "repeats": repeats,
-            "latency_ms_min": min(totals) / 1e6,
-            "latency_ms_max": max(totals) / 1e6,
-            "device": dict(device.info().details),
-        },
-    )
-
-
-def _numbers(stdout: str, key: str) -> list[int]:
-    prefix = f"{key}="
-    return [int(line[len(prefix) :]) for line in stdout.splitlines() if line.startswith(prefix)]
+    return layers

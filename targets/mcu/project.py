@@ -320,7 +320,7 @@ def build_host(out: Path, project: Project, compiler: Compiler, optimize: Optimi
     """Compile and link ``runner`` and ``runner_trace`` for this machine in ``out``; their names."""
     units = [
         *(Unit(s, f"build/{s}.o") for s in project.sources),
-        Unit("runtime/io_host.c", "build/io.o"),
+        Unit("runtime/io_host.c", "build/io.o", ("EK_HOST",)),
         *_twice("runtime/runner.c", "EK_HOST"),
         Unit("src/edgekit_model.c", "build/model_trace.o", ("EDGEKIT_TRACE",)),
     ]
