@@ -12,7 +12,7 @@ from contextlib import suppress
 class Proxy:
     """Between a client and 127.0.0.1:``port``. cut_after: bytes, both ways together, after which every
     connection is torn down. stall_after: after which nothing passes, and nothing is closed. delay_s:
-    before each piece of data."""
+    before each piece of data. listen: the port, any free one if 0."""
 
     def __init__(
         self,
@@ -21,13 +21,14 @@ class Proxy:
         cut_after: int | None = None,
         stall_after: int | None = None,
         delay_s: float = 0.0,
+        listen: int = 0,
     ) -> None:
         self.cut_after, self.stall_after, self.delay_s = cut_after, stall_after, delay_s
         self.passed, self.fired = 0, False
         self._to = port
         self._guard = threading.Lock()
         self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", listen))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 

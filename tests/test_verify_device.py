@@ -5,19 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import adb_case
 import numpy as np
 import pytest
 import ssh_case
-from engine_case import compile_with, data_for, int8_net
+from engine_case import compile_with, data_for, float_net, int8_net
 
 from edgekit import api
 from edgekit.artifact import Artifact
 from edgekit.devices import open_device
 from edgekit.devices.remote import RemoteDevice
-from edgekit.verify import verify
+from edgekit.graph.reference import run
+from edgekit.verify import first_divergence, verify
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +92,32 @@ def test_the_first_wrong_layer_is_named(artifact: Artifact, device: str) -> None
     assert first["got"] != first["expected"] and 0 < first["mismatched"] <= first["elements"]
     assert first["examples"][0]["index"] == first["index"]
     assert all(e["got"] != e["expected"] for e in first["examples"])
+
+
+def test_an_engine_with_a_tolerance_diverges_beyond_it() -> None:
+    """Rounding in every layer is no divergence; the one layer that is wrong is."""
+    graph = float_net()
+    x = next(iter(data_for(graph, 1).x.values()))
+    layers = run(graph, [x], keep="all")
+    names = [n.outputs[0] for n in graph.nodes]
+
+    def traced(wrong: str | None) -> Any:
+        values = {n: layers[n] * np.float32(1 + 1e-6) for n in names}
+        if wrong is not None:
+            values[wrong] = values[wrong].copy()
+            values[wrong].flat[7] += 1.0
+        return SimpleNamespace(run=lambda *a, **k: SimpleNamespace(layers=[values]))
+
+    art: Any = SimpleNamespace(
+        graph=graph, engine="tvm", details={"exact": False, "precision": "float32"}
+    )
+    device: Any = None
+    found = first_divergence(art, traced(names[2]), device, [x], 4)
+    assert found is not None and found["tensor"] == names[2] and found["sample"] == 4
+    assert np.ravel_multi_index(found["index"], layers[names[2]].shape) == 7
+    assert found["got"] == pytest.approx(found["expected"] + 1.0, rel=1e-3)
+    fine = first_divergence(art, traced(None), device, [x], 4)
+    assert fine is not None and fine["layer"] is None and "within the tolerance" in fine["reason"]
+    silent: Any = SimpleNamespace(run=lambda *a, **k: SimpleNamespace(layers=()))
+    nothing = first_divergence(art, silent, device, [x], 4)
+    assert nothing is not None and "does not tell its layers apart" in nothing["reason"]
