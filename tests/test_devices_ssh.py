@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ssh_case
+from fault_case import Proxy
 from ssh_case import Server
 
 from edgekit.devices import Device, RunRequest, open_device
@@ -146,6 +148,28 @@ def test_what_cannot_be_reached(board: Server) -> None:
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
         )
         assert f"in use by process {os.getpid()}" in done.stderr
+    assert board.leftovers() == []
+
+
+def test_a_board_that_is_still_starting(board: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``wait_s`` a device that cannot be reached yet is waited for."""
+    port = ssh_case.free_port()
+    config = board.write_config(port, "late")
+    use = f"transport: ssh, host: board, config: {config}, folder: {board.folder}, wait_s: 300"
+    file = board.place / "late.yaml"
+    file.write_text(f"devices: {{late: {{{use}}}}}")
+    monkeypatch.setenv("EDGEKIT_DEVICES", str(file))
+    proxies: list[Proxy] = []
+    boot = threading.Timer(1.0, lambda: proxies.append(Proxy(board.port, listen=port)))
+    boot.start()
+    try:
+        with open_device("late") as device:
+            device.push_bytes(script("echo up"), "p")
+            assert device.run(RunRequest("p")).stdout == "up\n"
+    finally:
+        boot.join()
+        for p in proxies:
+            p.stop()
     assert board.leftovers() == []
 
 
