@@ -28,11 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import adb_case  # noqa: E402 - beside the tests
+import serial_case  # noqa: E402
 import ssh_case  # noqa: E402
 from engine_case import int8_net  # noqa: E402
 from netgen import random_inputs  # noqa: E402
 
-from edgekit import api  # noqa: E402
+from edgekit import api, export  # noqa: E402
 from edgekit.devices.local import cpu_model  # noqa: E402
 from edgekit.profile.measure import Protocol  # noqa: E402
 from edgekit.targets.base import CompileOptions  # noqa: E402
@@ -94,6 +95,31 @@ def simulated(place: Path, names: dict[str, str]) -> list[str]:
     return rows
 
 
+def by_serial(place: Path) -> list[str]:
+    """The serial firmware in QEMU behind a pseudo terminal beside the virtual Cortex-M4."""
+    rows = []
+    for model, source in models().items():
+        folder = place / ("serial-" + re.sub(r"\W", "-", model))
+        art = api.compile(source, "cortex-m4", folder, options=CompileOptions(optimize="speed"))
+        export.write(art, "mlperf-tiny", place / f"{folder.name}-firmware")
+        xs = random_inputs(art.reference, np.random.default_rng(0), 4)
+        np.savez(place / "d.npz", x=xs[0])
+        board = serial_case.Emulated(place / f"{folder.name}-firmware" / "firmware.elf")
+        name = f"serial:{board.port}?instruction_ns={serial_case.INSTRUCTION_NS}"
+        try:
+            counts, outputs = [], []
+            for device in ("virtual:cortex-m4", name):
+                found = api.run(folder, f"{place}/d.npz:x", device=device)
+                outputs.append(b"".join(v.tobytes() for v in found.values()))
+                counts.append(api.profile(folder, device=device)["total"]["instructions"])
+        finally:
+            board.close()
+        same = "equal" if outputs[0] == outputs[1] else "DIFFERENT"
+        rows.append(f"| {model} | {counts[0]:,} | {counts[1]:,} | {len(outputs[0])}, {same} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
 def measured(place: Path) -> list[str]:
     rows = []
     for model, source in models().items():
@@ -128,6 +154,7 @@ def main() -> int:
         place = Path(name)
         with transports(place) as names:
             counted = simulated(place, names)
+            serial = by_serial(place)
             timed = measured(place) if platform.machine() == "x86_64" else []
     tools = [
         subprocess.run(c, capture_output=True, text=True, timeout=30, check=False)
@@ -146,6 +173,15 @@ def main() -> int:
         "| model | direct | ssh | adb | every layer equal | output bytes |",
         "|---|---|---|---|---|---|",
         *counted,
+        "",
+        "## The same artifact on a virtual Cortex-M4 and over a serial line (simulated)",
+        "",
+        "`--optimize speed`; the firmware of `edgekit export --as mlperf-tiny` on QEMU's mps2-an386, its "
+        "instructions read from SysTick under `-icount shift=7`.",
+        "",
+        "| model | direct (Unicorn) | serial (QEMU) | output bytes |",
+        "|---|---|---|---|",
+        *serial,
         "",
     ]
     if timed:

@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 from mcu_case import compile_to, samples, small_net
 from netgen import Net, quantized
+from serial_case import INSTRUCTION_NS, QEMU, Emulated
 
 from edgekit import api, export
 from edgekit.artifact import Artifact
@@ -31,28 +31,7 @@ from edgekit.errors import DeviceError, EdgekitError, InputError
 from edgekit.graph.reference import run as reference_run
 from edgekit.targets import get_backend
 
-INSTRUCTION_NS = 128  # of -icount shift=7: at 25 MHz 3.2 ticks, so that a count follows from ticks
-QEMU = shutil.which("qemu-system-arm")
 pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-arm is not installed")
-
-
-class Emulated:
-    """QEMU with the firmware; ``port`` is its serial line."""
-
-    def __init__(self, elf: Path, machine: str = "mps2-an386") -> None:
-        self.process = subprocess.Popen(
-            [str(QEMU), "-M", machine, "-kernel", str(elf), "-display", "none", "-monitor", "none",
-             "-icount", "shift=7,sleep=off", "-chardev", "pty,id=s", "-serial", "chardev:s"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        found = re.search(r"/dev/pts/\d+", self.process.stdout.readline())
-        assert found is not None
-        self.port = found[0]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(20)
 
 
 @pytest.fixture(scope="module")
