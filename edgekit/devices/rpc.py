@@ -58,7 +58,7 @@ class RpcDevice:
             "simulated" if entry.text("kind", "measured") == "simulated" else "measured"
         )
         self._process: subprocess.Popen[bytes] | None = None
-        self._loaded: Path | None = None
+        self._loads = 0
         try:
             self._start()
         except BaseException:
@@ -108,10 +108,11 @@ class RpcDevice:
     # -- ModuleRunner ----------------------------------------------------------------------------
 
     def load_library(self, library: Path) -> None:
-        self._ask(
-            {"verb": "load", "path": str(library.resolve()), "name": "model.so"}, what="loading"
-        )
-        self._loaded = library
+        # A name of its own each time: the server still has the one before mapped, and dies when the
+        # file changes under it.
+        self._loads += 1
+        name = f"model-{self._loads}.so"
+        self._ask({"verb": "load", "path": str(library.resolve()), "name": name}, what="loading")
 
     def invoke(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         answer, blobs = self._ask(*_packed("invoke", inputs), what="an inference")
