@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit import api, display
 from edgekit.devices import entries
 from edgekit.devices.facts import facts_of, fingerprint
 from edgekit.devices.registry import attached, find_entry, open_device
@@ -130,3 +131,24 @@ def test_facts_come_whole_or_not_at_all() -> None:
             facts_of(whole[:cut])
     for cores in (b"x", b"-1", b"1e9", "²".encode(), b"9" * 5000):
         assert "cores" not in facts_of(whole.replace(b"cores=4", b"cores=" + cores))
+
+
+def test_the_list_of_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    """``edgekit devices``: every device has a state, and what cannot be used says why."""
+    Path("devices.yaml").write_text(
+        "devices:\n  gone: {transport: ssh, host: 127.0.0.1, port: 1, config: /dev/null}\n"
+        "  wrong: {transport: ssh}\n"
+    )
+    document = api.devices()
+    assert {"ssh", "adb", "local"} <= {t["name"] for t in document["transports"]}
+    by_name = {d["name"]: d for d in document["devices"]}
+    for d in by_name.values():
+        assert {"name", "transport", "usable", "state", "why_not", "fingerprint"} <= set(d)
+        assert (d["state"] == "ready") == d["usable"] == (d["why_not"] is None)
+    assert len(by_name["host"]["fingerprint"]) == 16
+    assert (
+        by_name["wrong"]["state"] == "unusable" and "lacks the field" in by_name["wrong"]["why_not"]
+    )
+    assert by_name["gone"]["state"] == "unreachable" and by_name["gone"]["fingerprint"] is None
+    display.devices(document)
+    assert "unreachable" in capsys.readouterr().out
