@@ -286,7 +286,9 @@ def comparison(d: Mapping[str, Any]) -> None:
         (name, s["artifact"], s["target"], s["engine"], f"{number(s['value'])}{unit}")
         for name, s in (("A", d["a"]), ("B", d["b"]))
     ]
-    c.print(_rows(_table("", "artifact", "target", "engine", f">{d['figure']} ({d['kind']})"), rows))
+    c.print(
+        _rows(_table("", "artifact", "target", "engine", f">{d['figure']} ({d['kind']})"), rows)
+    )
     ratio = f"{d['ratio']:.4g}"
     if d["interval"]:
         low, high = d["interval"]

@@ -103,6 +103,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Artifact, A
     )
 
 
+@pytest.mark.slow
 def test_on_this_machine(
     pair: tuple[Artifact, Artifact], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_on_this_machine(
     assert 0.5 < same["ratio"] < 2
 
 
+@pytest.mark.slow
 def test_counts_need_one_pair(tmp_path: Path) -> None:
     a = compile_to(tmp_path / "a", small_net(), "cortex-m4", "speed", kernels="rank")
     b = compile_to(tmp_path / "b", small_net(), "cortex-m4", "size", kernels="rank")
@@ -129,6 +131,7 @@ def test_counts_need_one_pair(tmp_path: Path) -> None:
     assert api.compare(a, a)["verdict"] == "A and B cost the same"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared(pair: tuple[Artifact, Artifact], tmp_path: Path) -> None:
     mcu = compile_to(tmp_path / "m", small_net(), "cortex-m4", kernels="rank")
     with pytest.raises(InputError, match="name one for both with --device"):

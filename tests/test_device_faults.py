@@ -19,7 +19,7 @@ import ssh_case
 from adb_peer import Peer
 from fault_case import Proxy
 
-from edgekit.devices import RunRequest, adb, open_device, remote
+from edgekit.devices import RunRequest, adb, facts, open_device, remote
 from edgekit.devices.base import Device
 from edgekit.devices.lock import DeviceLock, folder
 from edgekit.errors import DeviceError, EdgekitError
@@ -193,8 +193,8 @@ def test_full_board(board: ssh_case.Server, monkeypatch: pytest.MonkeyPatch) -> 
 def test_wrong_machine(phone: Peer) -> None:
     """Programs of every other architecture, one after the other, on one device."""
     own = os.uname().machine
-    numbers = [n for n in (*remote._MACHINES, 8, 20, 21, 22, 94, 106, 247, 258, 9999, 50, 2, 4)
-               if remote._MACHINES.get(n) not in (own, "i686")]  # fmt: skip
+    numbers = [n for n in (*facts.MACHINES, 8, 20, 21, 22, 94, 106, 247, 258, 9999, 50, 2, 4)
+               if facts.MACHINES.get(n) not in (own, "i686")]  # fmt: skip
     assert len(numbers) >= WRONG_MACHINE - 1
     with open_device(f"adb:{phone.serial}") as device:
         for k in range(WRONG_MACHINE):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from edgekit import api, display
 from edgekit.devices import entries
+from edgekit.devices.facts import facts_of, fingerprint
 from edgekit.devices.registry import attached, find_entry, open_device
 from edgekit.devices.transport import TRANSPORTS, get_transport
-from edgekit.errors import InputError
+from edgekit.errors import DeviceUnavailable, InputError
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +116,39 @@ def test_two_names_of_one_board_have_one_lock(tmp_path: Path) -> None:
             settings["port"] = 2222  # type: ignore[assignment]
         keys.add(get_transport("ssh").lock_key(entries.DeviceEntry("x", "ssh", settings)))
     assert keys == {"ssh:10.0.0.9:2222"}
+
+
+def test_facts_come_whole_or_not_at_all() -> None:
+    whole = b"machine=aarch64\nsystem=Linux 6.1\ncores=4\ncpu=Odd \x1b[31mname\nid=SECRET\n"
+    whole += b"edgekit-facts=end\n"
+    facts = facts_of(whole)
+    assert facts["machine"] == "aarch64" and facts["cores"] == 4
+    assert "\x1b" not in facts["cpu"] and "SECRET" not in str(facts)
+    assert fingerprint(facts) == fingerprint(facts_of(whole)) and len(fingerprint(facts)) == 16
+    assert fingerprint(facts) != fingerprint(facts_of(whole.replace(b"SECRET", b"OTHER")))
+    for cut in range(len(whole)):
+        with pytest.raises(DeviceUnavailable, match="did not say what it is"):
+            facts_of(whole[:cut])
+    for cores in (b"x", b"-1", b"1e9", "²".encode(), b"9" * 5000):
+        assert "cores" not in facts_of(whole.replace(b"cores=4", b"cores=" + cores))
+
+
+def test_the_list_of_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    """``edgekit devices``: every device has a state, and what cannot be used says why."""
+    Path("devices.yaml").write_text(
+        "devices:\n  gone: {transport: ssh, host: 127.0.0.1, port: 1, config: /dev/null}\n"
+        "  wrong: {transport: ssh}\n"
+    )
+    document = api.devices()
+    assert {"ssh", "adb", "local"} <= {t["name"] for t in document["transports"]}
+    by_name = {d["name"]: d for d in document["devices"]}
+    for d in by_name.values():
+        assert {"name", "transport", "usable", "state", "why_not", "fingerprint"} <= set(d)
+        assert (d["state"] == "ready") == d["usable"] == (d["why_not"] is None)
+    assert len(by_name["host"]["fingerprint"]) == 16
+    assert (
+        by_name["wrong"]["state"] == "unusable" and "lacks the field" in by_name["wrong"]["why_not"]
+    )
+    assert by_name["gone"]["state"] == "unreachable" and by_name["gone"]["fingerprint"] is None
+    display.devices(document)
+    assert "unreachable" in capsys.readouterr().out

@@ -53,6 +53,7 @@ def device(
                 assert adb_case.leftovers(p) == []
 
 
+@pytest.mark.slow
 @needs_qemu
 @needs_cc
 @needs_plugins

@@ -71,6 +71,7 @@ class Broken:
         self._device.push_bytes(data.replace(self._weights, self._flipped), remote)
 
 
+@pytest.mark.slow
 def test_the_first_wrong_layer_is_named(artifact: Artifact, device: str) -> None:
     graph = artifact.graph
     data = data_for(graph, 3)

@@ -22,9 +22,10 @@ from typing import Any
 from edgekit.devices import far_scripts
 from edgekit.devices.base import Device
 from edgekit.devices.entries import DeviceEntry
+from edgekit.devices.facts import describe, facts_of, fingerprint
 from edgekit.devices.link import Answer, LinkTimeout, last_line
 from edgekit.devices.lock import DeviceLock
-from edgekit.devices.remote import FIELDS, RemoteDevice, Settings, describe, facts_of, fingerprint
+from edgekit.devices.remote import FIELDS, RemoteDevice, Settings
 from edgekit.devices.transport import PROBE_S, Probe
 from edgekit.errors import DeviceError, DeviceUnavailable, EdgekitError, ToolchainError
 

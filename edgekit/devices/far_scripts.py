@@ -68,6 +68,9 @@ echo "edgekit-end $r $(($(wc -c <"$d/out"))) $(($(wc -c <"$d/err"))) $full"
 cat "$d/out" "$d/err"
 """
 
+#: How large the file $1 is.
+SIZE = r"""[ -f "$1" ] && echo "edgekit-size $(($(wc -c <"$1")))" || echo edgekit-none"""
+
 #: What the emulator $1 is.
 EMULATOR = r"""
 "$1" --version 2>/dev/null | head -n 1

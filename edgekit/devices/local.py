@@ -38,8 +38,8 @@ def usable_cores() -> int:
 def fingerprint() -> str:
     """16 hex digits for this machine and its system."""
     from edgekit.devices import far_scripts
-    from edgekit.devices.remote import facts_of
-    from edgekit.devices.remote import fingerprint as of
+    from edgekit.devices.facts import facts_of
+    from edgekit.devices.facts import fingerprint as of
 
     words = far_scripts.shell(far_scripts.FACTS)
     try:

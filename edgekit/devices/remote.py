@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import struct
 import subprocess
 import threading
 import time
@@ -26,6 +25,7 @@ from edgekit.devices import far_scripts
 from edgekit.devices.base import DeviceInfo, Kind, RunRequest, RunResult, Trace
 from edgekit.devices.emulated import FarEmulator, emulator_of
 from edgekit.devices.entries import DeviceEntry
+from edgekit.devices.facts import SAME, describe, facts_of, fingerprint, machine_of
 from edgekit.devices.link import Answer, Link, LinkTimeout, last_line
 from edgekit.devices.lock import DeviceLock
 from edgekit.errors import DeviceError, DeviceUnavailable, InputError
@@ -37,8 +37,7 @@ COMMAND_S, SLOWEST = 20.0, 50_000
 _BEAT_S, PATIENCE_S = 4.0, 20
 _FOLDER = re.compile(rb"edgekit-folder=(/[!-~]{1,200}/edgekit-[A-Za-z0-9]{6,})\n")
 _END = re.compile(rb"edgekit-end ([0-9]{1,3}) ([0-9]{1,15}) ([0-9]{1,15}) ([01])\n")
-_MACHINES = {3: "i686", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
-_SAME = {"arm64": "aarch64", "amd64": "x86_64", "armv8l": "aarch64"}
+_SIZE = re.compile(rb"edgekit-size ([0-9]{1,15})\n")
 
 #: Fields of devices.yaml that every device with a shell has.
 FIELDS = ("folder", "wrapper", "env", "python", "kind")
@@ -144,9 +143,10 @@ class RemoteDevice:
             raise self._lost("it no longer answers")
 
     def _execute(
-        self, words: Sequence[str], timeout_s: float = COMMAND_S, stdin: bytes = b""
+        self, words: Sequence[str], timeout_s: float | None = None, stdin: bytes = b""
     ) -> Answer:
         self._check()
+        timeout_s = COMMAND_S if timeout_s is None else timeout_s
         try:
             return self._link.execute(words, stdin=stdin, timeout_s=timeout_s)
         except LinkTimeout:
@@ -235,15 +235,27 @@ class RemoteDevice:
             raise
 
     def pull(self, remote: str) -> bytes:
-        path = self._remote(remote)
-        self._check()
+        return self._download(self._remote(remote), remote)
+
+    def _download(self, path: str, name: str) -> bytes:
+        """The time limit depends on the file's size, which is asked first."""
+        said = self._execute(far_scripts.shell(far_scripts.SIZE, path)).stdout
+        found = _SIZE.fullmatch(said)
+        if not found:
+            if said == b"edgekit-none\n":
+                raise DeviceError(f"the device has no file '{name}'")
+            raise self._lost(f"the size of '{name}' was not told")
+        limit = COMMAND_S + int(found.group(1)) / SLOWEST
         try:
-            return self._link.download(path, COMMAND_S + (256 << 20) / SLOWEST)
+            data = self._link.download(path, limit)
         except LinkTimeout:
-            raise self._lost(f"'{remote}' did not arrive in time") from None
+            raise self._lost(f"'{name}' did not arrive within {limit:.0f} s") from None
         except DeviceUnavailable as e:
             self._broken = str(e)
             raise
+        if len(data) != int(found.group(1)):
+            raise self._lost(f"{len(data):,} of {int(found.group(1)):,} bytes of '{name}' arrived")
+        return data
 
     def run(self, request: RunRequest) -> RunResult:
         """Run a pushed program under the entry's wrapper. An exit code from 129 to 192 is taken as
@@ -294,8 +306,10 @@ class RemoteDevice:
         trace: Trace | None = None
         if traced and emulator is not None and symbols is not None:
             emulator.check(request, self.name, code, err)
-            if code == 0 or code < 128:
-                trace = emulator.trace(self.pull_raw(self._counts), symbols, request.sections)
+            if code < 128:
+                trace = emulator.trace(
+                    self._download(self._counts, "counts"), symbols, request.sections
+                )
         self._check_end(request.program, code, err)
         return RunResult(
             code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), wall, trace
@@ -305,15 +319,7 @@ class RemoteDevice:
     def _counts(self) -> str:
         return f"{self._folder}/counts"
 
-    def pull_raw(self, path: str) -> bytes:
-        """A file anywhere on the device that we wrote ourselves."""
-        self._check()
-        try:
-            return self._link.download(path, COMMAND_S * 3)
-        except LinkTimeout:
-            raise self._lost("no answer in time") from None
-
-    def sh(self, script: str, *parameters: str, timeout_s: float = COMMAND_S) -> str:
+    def sh(self, script: str, *parameters: str, timeout_s: float | None = None) -> str:
         """What a script of ours prints on the device (conditions, counters of energy)."""
         answer = self._execute(far_scripts.shell(script, *parameters), timeout_s)
         return answer.stdout[: 1 << 20].decode("utf-8", "replace")
@@ -326,7 +332,7 @@ class RemoteDevice:
         self._pushed[name] = ("", answer.stdout)
 
     def _program_bytes(self, name: str, path: str) -> bytes:
-        return self._programs.get(name) or self._link.download(path, COMMAND_S * 3)
+        return self._programs.get(name) or self._download(path, name)
 
     def _push_plugin(self, emulator: FarEmulator) -> None:
         if "\0plugin" not in self._pushed:
@@ -343,7 +349,7 @@ class RemoteDevice:
         machine = machine_of(head)
         emulated = self._emulator is not None
         accepted = "aarch64" if emulated else str(self.facts.get("machine", ""))
-        accepted = _SAME.get(accepted, accepted)
+        accepted = SAME.get(accepted, accepted)
         if machine is None:
             if emulated:
                 raise DeviceError(
@@ -477,47 +483,3 @@ def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
     reader.start()
     reader.join(timeout_s)
     return found[0] if found else b""
-
-
-def facts_of(text: bytes) -> dict[str, Any]:
-    """The lines of ``far_scripts.FACTS``, cut to a sensible length and made printable."""
-    facts: dict[str, Any] = {}
-    for line in text[: 1 << 16].decode("utf-8", "replace").splitlines():
-        key, equals, value = line.partition("=")
-        if equals and re.fullmatch(r"[a-z_]{1,20}", key) and key not in facts:
-            facts[key] = visible(" ".join(value.split()))[:120]
-    if facts.pop("edgekit-facts", None) is None and "machine" not in facts:
-        raise DeviceUnavailable("the device did not say what it is; it may be starting or hung")
-    for key in ("cores", "memory_kb"):
-        value = str(facts.get(key, ""))
-        if value.isascii() and value.isdigit() and len(value) < 12:
-            facts[key] = int(value)
-        else:
-            facts.pop(key, None)
-    if "id" in facts:  # serial numbers are nobody's business in reports
-        facts["id"] = hashlib.sha256(str(facts["id"]).encode()).hexdigest()[:16]
-    return facts
-
-
-def fingerprint(facts: Mapping[str, Any]) -> str:
-    """16 hex digits that stay the same as long as it is the same device with the same system."""
-    keys = ("id", "machine", "model", "soc", "cpu", "parts", "cores", "system", "android")
-    text = "\n".join(f"{k}={facts.get(k, '')}" for k in keys)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def describe(facts: Mapping[str, Any]) -> str:
-    """One line about a device."""
-    what = facts.get("model") or facts.get("cpu") or facts.get("hardware") or "a device"
-    soc = f" ({facts['soc']})" if str(facts.get("soc", "")).strip() else ""
-    cores = f", {facts['cores']} cores" if "cores" in facts else ""
-    return f"{what}{soc}, {facts.get('machine', 'machine not known')}{cores}, {facts.get('system', '')}"
-
-
-def machine_of(head: bytes) -> str | None:
-    """The machine of an ELF program as ``uname -m`` names it; None for what is no ELF program."""
-    if head[:4] != b"\x7fELF" or len(head) < 20:
-        return None
-    order = ">" if head[5] == 2 else "<"
-    number = struct.unpack_from(f"{order}H", head, 18)[0]
-    return _MACHINES.get(number, f"ELF machine {number}")
