@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.devices.base import Device
     from edgekit.graph.ir import Graph
     from edgekit.pipeline import Prepared
+    from edgekit.profile.measure import Protocol
     from edgekit.targets.base import Backend, CompileOptions, Progress
     from edgekit.targets.schema import Target
 
@@ -83,20 +84,46 @@ def targets(name: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:
 
 
 def devices() -> dict[str, Any]:
-    """What can be reached now: ``transports[]`` and ``devices[]``."""
+    """What can be reached now: ``transports[]`` and ``devices[]``. Attached devices are asked, at most
+    :data:`edgekit.devices.transport.PROBE_S` seconds each, all at once."""
     from edgekit.devices import list_transports
+    from edgekit.devices.local import fingerprint as here
+    from edgekit.devices.registry import attached
     from edgekit.targets.registry import list_transports as of_families
 
     transports = [*list_transports(), *of_families()]
+    found = []
+    for entry, probe in attached():
+        assert probe is not None
+        found.append(
+            {
+                "name": entry.name,
+                "transport": entry.transport,
+                "usable": probe.state == "ready",
+                "state": probe.state,
+                "why_not": probe.why,
+                "fingerprint": probe.fingerprint,
+                "facts": dict(probe.facts),
+                "from": entry.source,
+            }
+        )
     return {
         "transports": [
             {"name": t.name, "usable": t.usable, "why_not": t.why_not} for t in transports
         ],
         "devices": [
-            {"name": d, "transport": t.name, "usable": t.usable}
+            {
+                "name": d,
+                "transport": t.name,
+                "usable": t.usable,
+                "state": "ready" if t.usable else "unusable",
+                "why_not": t.why_not,
+                "fingerprint": here() if d == "host" else None,
+            }
             for t in transports
             for d in t.devices
-        ],
+        ]
+        + found,
     }
 
 
@@ -283,14 +310,59 @@ def profile(
     *,
     device: str | None = None,
     data: str | Path | Dataset | None = None,
+    protocol: Protocol | None = None,
 ) -> dict[str, Any]:
-    """What one inference costs, per layer (``Profile.to_json``)."""
+    """What one inference costs, per layer (``Profile.to_json``). protocol: how it is measured on real
+    silicon (:mod:`edgekit.profile.measure`)."""
+    from edgekit.profile import measure
+
     art = open_artifact(artifact)
     dataset = _dataset(data)
     inputs = None if dataset is None else model_inputs(art.reference, dataset.head(1))
     backend = _backend(art)
-    with _open_device(art, backend, device) as dev:
-        return backend.profile(art, dev, inputs).to_json()
+    settings = protocol or measure.Protocol()
+    with _open_device(art, backend, device) as dev, measure.protocol(settings):
+        used = measure.pinned(dev, settings.cpus)
+        return backend.profile(art, used, inputs).to_json()
+
+
+def compare(
+    first: str | Path | Artifact,
+    second: str | Path | Artifact,
+    *,
+    device: str | None = None,
+    data: str | Path | Dataset | None = None,
+    protocol: Protocol | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Two artifacts in turn on one device: by how much the second is slower, with an interval
+    (:mod:`edgekit.profile.compare`). protocol: ``max_secs`` is for both together."""
+    from edgekit.profile import measure
+    from edgekit.profile.compare import Side, compare_sides
+
+    settings = protocol or measure.Protocol(max_secs=20.0)
+    dataset = _dataset(data)
+    arts = [open_artifact(a) for a in (first, second)]
+    names = [str(a.path) for a in arts]
+    backends = [_backend(a) for a in arts]
+    owns = [device or b.default_device(a.target) for a, b in zip(arts, backends, strict=True)]
+    if owns[0] != owns[1]:
+        raise InputError(
+            f"the artifacts' own devices are {owns[0]} and {owns[1]}: name one for both with --device"
+        )
+    inputs = [None if dataset is None else model_inputs(a.reference, dataset.head(1)) for a in arts]
+    # Two folders on one device, so that neither has to be sent again; one lock.
+    with (
+        _open_device(arts[0], backends[0], owns[0]) as one,
+        _open_device(arts[1], backends[1], owns[1]) as two,
+    ):
+        sides = [
+            Side(name, art, backend, measure.pinned(dev, settings.cpus), x)
+            for name, art, backend, dev, x in zip(
+                names, arts, backends, (one, two), inputs, strict=True
+            )
+        ]
+        return compare_sides(sides[0], sides[1], settings, progress)
 
 
 def verify(
@@ -592,6 +664,25 @@ def report(artifact: str | Path | Artifact, out: str | Path) -> Path:
     return write_report(art, Path(out))
 
 
+def export(
+    artifact: str | Path | Artifact,
+    form: str,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    license: str | None = None,
+) -> dict[str, Any]:
+    """Write an artifact as the package that another project takes in (:data:`edgekit.export.FORMS`).
+
+    license: SPDX expression of the model's licence, for its card. Raises InputError for a form that
+    there is not or that the artifact's engine cannot have.
+    """
+    from edgekit import export as forms
+
+    art = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+    return forms.write(art, form, out, name=name, license=license)
+
+
 def doctor() -> list[dict[str, Any]]:
     """What is installed, what is missing, how to get it."""
     from edgekit.doctor import examine
@@ -602,12 +693,14 @@ def doctor() -> list[dict[str, Any]]:
 __all__ = [
     "Artifact",
     "EdgekitError",
+    "compare",
     "compile",
     "compress",
     "deploy",
     "devices",
     "doctor",
     "emulate",
+    "export",
     "inspect",
     "load",
     "open_artifact",

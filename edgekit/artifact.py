@@ -173,19 +173,20 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path, mark: str = "manifest.json") -> Iterator[Path]:
     """A temporary folder beside ``out`` that takes its place when the block ends without error.
 
-    An existing ``out`` is replaced only if it is empty or an artifact of ours; anything else is
-    refused before any work is done.
+    An existing ``out`` is replaced only if it is empty or, by the file ``mark`` in it, one of ours;
+    anything else is refused before any work is done.
     """
     out = Path(os.path.abspath(out))
     if out.exists():
         if not out.is_dir():
             raise InputError(f"output '{out}' exists and is not a folder")
-        if any(out.iterdir()) and not (out / "manifest.json").is_file():
+        if any(out.iterdir()) and not (out / mark).is_file():
             raise InputError(
-                f"output folder '{out}' holds files that are not an artifact; name a new or empty folder"
+                f"output folder '{out}' holds files that are not an artifact (no {mark}); "
+                "name a new or empty folder"
             )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,13 @@ def devices(d: Mapping[str, Any]) -> None:
         for t in d["transports"]
     ]  # fmt: skip
     c.print(_rows(_table("transport", "usable", "why not", "devices"), rows))
+    named = [
+        (x["name"], x["transport"], x["state"], x["fingerprint"] or "",
+         x["why_not"] or x["facts"].get("description", ""))
+        for x in d["devices"] if "from" in x
+    ]  # fmt: skip
+    if named:
+        c.print(_rows(_table("device", "transport", "state", "fingerprint", ""), named))
 
 
 def compiled(d: Mapping[str, Any]) -> None:
@@ -226,11 +233,26 @@ def profile(d: Mapping[str, Any]) -> None:
 
 def _totals(c: Console, d: Mapping[str, Any]) -> None:
     total, kinds, memory = d["total"], d["kinds"], d["memory"]
-    pairs = [("device", f"{d['device']} for target {d['target']}, engine {d['engine']}")]
+    pairs: list[tuple[str, Any]] = [
+        ("device", f"{d['device']} for target {d['target']}, engine {d['engine']}")
+    ]
     for key, unit in (("instructions", ""), ("cycles", ""), ("latency_ms", " ms")):
         if total[key] is not None:
             name = "latency" if key == "latency_ms" else key
             pairs.append((name, f"{number(total[key])}{unit} ({kinds.get(key, d['kind'])})"))
+    taken = d["details"].get("measurement")
+    if taken:
+        low, high = taken["interval_ms"]
+        pairs.append(
+            ("", f"95 % interval {number(low)} to {number(high)}, min {number(taken['min_ms'])}, "
+             f"p90 {number(taken['p90_ms'])} ms, {taken['runs']} runs")
+        )  # fmt: skip
+        pairs.append(("quality", quality(taken)))
+        if taken.get("energy"):
+            e = taken["energy"]
+            pairs.append(
+                ("energy", f"{number(e['millijoules'])} mJ ({e['source']}, all it counted)")
+            )
     if d["details"].get("complete") is False:
         without = [la["name"] for la in d["layers"] if la.get("not_costed")]
         pairs.append(("not counted", f"{', '.join(without[:5])}: the total is incomplete"))
@@ -246,6 +268,36 @@ def _totals(c: Console, d: Mapping[str, Any]) -> None:
     pairs.append(
         ("RAM", f"{number(memory.get('ram_bytes'))} bytes" + (f" ({parts})" if parts else ""))
     )
+    c.print(_facts(pairs))
+
+
+def quality(taken: Mapping[str, Any]) -> Text:
+    """The verdict on a measurement, with its reasons."""
+    style = "green" if taken["quality"] == "ok" else "bold red"
+    why = "; ".join([*taken["reasons"], *taken.get("notes", [])])
+    return Text(visible(f"{taken['quality']}{f': {why}' if why else ''}"), style=style)
+
+
+def comparison(d: Mapping[str, Any]) -> None:
+    """The two sides of ``compare``, and the ratio."""
+    c = _console()
+    unit = "" if d["unit"] == "instructions" or d["unit"] == "cycles" else f" {d['unit']}"
+    rows = [
+        (name, s["artifact"], s["target"], s["engine"], f"{number(s['value'])}{unit}")
+        for name, s in (("A", d["a"]), ("B", d["b"]))
+    ]
+    c.print(
+        _rows(_table("", "artifact", "target", "engine", f">{d['figure']} ({d['kind']})"), rows)
+    )
+    ratio = f"{d['ratio']:.4g}"
+    if d["interval"]:
+        low, high = d["interval"]
+        ratio += f", 95 % interval {low:.4g} to {high:.4g} from {d['pairs']} pairs"
+    pairs: list[tuple[str, Any]] = [
+        ("B over A", ratio), ("verdict", d["verdict"]), ("device", d["device"])
+    ]  # fmt: skip
+    if d["quality"]:
+        pairs.append(("quality", quality(d)))
     c.print(_facts(pairs))
 
 
@@ -378,6 +430,19 @@ def emulation(d: Mapping[str, Any]) -> None:
                 ("instructions", f"{number(total['instructions'])} (simulated)"),
                 ("cycles", f"{number(total['cycles'])} (estimated)"),
                 ("exit code", d.get("exit_code")),
+            ]
+        )
+    )
+
+
+def exported(d: Mapping[str, Any]) -> None:
+    _console().print(
+        _facts(
+            [
+                ("written", d["out"]),
+                ("form", f"{d['form']}, library {d['name']}"),
+                ("of", f"{d['target']}, engine {d['engine']}"),
+                ("files", f"{len(d['files'])} ({number(d['bytes'])} bytes); start with README.md"),
             ]
         )
     )

@@ -61,6 +61,10 @@ class DeviceError(EdgekitError):
     """A device could not be reached, or what ran on it failed (fault, hang, wrong answer)."""
 
 
+class DeviceUnavailable(DeviceError):
+    """A device that is unplugged, in use, hung or starting again: trying later may help."""
+
+
 class CheckFailed(EdgekitError):
     """A check that was asked for did not hold (``verify`` found differing bytes)."""
 

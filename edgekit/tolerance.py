@@ -56,7 +56,9 @@ def judge(
     from edgekit.data import predictions
 
     limit = TOLERANCES[precision]
-    errors = [_error(np.asarray(e).reshape(g.shape), g) for e, g in zip(expected, got, strict=True)]
+    errors = [
+        error_of(np.asarray(e).reshape(g.shape), g) for e, g in zip(expected, got, strict=True)
+    ]
     agreement = None
     producer = graph.producers().get(graph.outputs[0])
     if classifies or (producer is not None and producer.type == "SOFTMAX"):
@@ -80,7 +82,8 @@ def judge(
     }
 
 
-def _error(expected: np.ndarray, got: np.ndarray) -> float:
+def error_of(expected: np.ndarray, got: np.ndarray) -> float:
+    """The figure that a tolerance limits: relative to the type's range or the largest magnitude."""
     difference = got.astype(np.float64) - expected.astype(np.float64)
     if np.issubdtype(got.dtype, np.integer):
         info = np.iinfo(got.dtype)

@@ -21,7 +21,7 @@ from edgekit.devices.base import Device
 from edgekit.errors import EdgekitError
 from edgekit.graph.ir import Graph
 from edgekit.targets.base import Backend, Progress
-from edgekit.tolerance import judge
+from edgekit.tolerance import TOLERANCES, error_of, judge
 
 #: Outputs of the oracle that are known already, by what they were computed from.
 Oracles = dict[str, tuple[list[np.ndarray], str]]
@@ -209,34 +209,51 @@ def first_divergence(
     inputs: Sequence[np.ndarray],
     sample: int,
 ) -> dict[str, Any] | None:
-    """Compare every layer of one sample with the reference executor on the compiled graph."""
+    """Compare every layer of one sample with the reference executor on the compiled graph. The layers
+    of an engine that is not exact diverge where they are beyond its tolerance."""
     from edgekit.graph.reference import run
 
     graph = artifact.graph
     expected = run(graph, list(inputs), keep="all")
     traced = backend.run(artifact, device, inputs, trace_layers=True).layers
     if not traced:
-        return {"sample": sample, "layer": None, "tensor": None, "reason": "no layer trace"}
+        why = f"no layer trace: engine '{artifact.engine}' does not tell its layers apart"
+        return {"sample": sample, "layer": None, "tensor": None, "reason": why}
+    exact = artifact.details.get("exact", True)
+    limit = None if exact else TOLERANCES[artifact.details["precision"]].error
     for name, value in traced[0].items():
         want = expected[name].reshape(value.shape)
-        if np.array_equal(want, value):
+        if np.array_equal(want, value) or (limit is not None and error_of(want, value) <= limit):
             continue
-        where = np.unravel_index(int(np.argmax(want != value)), value.shape)
+        differs = want != value
+        distance = np.abs(want.astype(np.float64) - value.astype(np.float64))
+        at = int(np.argmax(differs) if exact else np.argmax(np.nan_to_num(distance, nan=np.inf)))
+        where = np.unravel_index(at, value.shape)
         node = graph.producers().get(name)
         return {
             "sample": sample,
             "layer": None if node is None else node.name,
             "op": None if node is None else node.type,
             "tensor": name,
-            "mismatched": int((want != value).sum()),
+            "mismatched": int(differs.sum()),
             "elements": int(value.size),
             "index": [int(i) for i in where],
             "expected": want[where].item(),
             "got": value[where].item(),
+            "examples": [
+                {
+                    "index": [int(i) for i in np.unravel_index(k, value.shape)],
+                    "expected": want.flat[k].item(),
+                    "got": value.flat[k].item(),
+                }
+                for k in map(int, np.flatnonzero(differs)[:5])
+            ],
         }
     return {
         "sample": sample,
         "layer": None,
         "tensor": None,
-        "reason": "every layer agrees with the compiled graph; the graph differs from its reference",
+        "reason": "every layer agrees with the compiled graph; the graph differs from its reference"
+        if exact
+        else "every layer is within the tolerance",
     }

@@ -46,8 +46,13 @@ if [ "$purpose" = dev ]; then
     [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ] ||
         packages="$packages libc6-arm64-cross libstdc++6-arm64-cross"
     need cmake cmake
+    [ -e /usr/include/android/nativehelper/jni.h ] || packages="$packages android-libnativehelper-dev"
+    need g++ g++
     need qemu-aarch64 qemu-user # not qemu-user-static: only this one takes plug-ins
     need chromium chromium
+    [ -x /usr/sbin/sshd ] || need sshd openssh-server # transports are tested against real ones
+    need ssh openssh-client
+    need adb adb
     ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1 ||
         packages="$packages pocl-opencl-icd ocl-icd-libopencl1"
 fi

@@ -25,6 +25,7 @@ from edgekit.devices.base import Device, Kind, RunRequest
 from edgekit.errors import DeviceError, UnsupportedError
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.graph.ops import macs
+from edgekit.profile import measure
 from edgekit.targets.base import (
     Compiled,
     CompileOptions,
@@ -45,7 +46,6 @@ _RUNNER = Path(__file__).parent / "runners" / "interpret.py"
 _LAUNCH = "launch.sh"
 _HERE = ("local", "cuda")  #: transports that are this machine
 _COUNTED = (2, 4)  #: inferences in the two runs whose difference counts
-_BUDGET_NS, _FEWEST, _MOST = 1_000_000_000, 20, 200  #: timed inferences
 
 
 class InterpretedEngine:
@@ -198,18 +198,16 @@ class InterpretedEngine:
         program = self._push(artifact, device, data)
         if device.info().kind != "measured":
             return self._count(artifact, device, program)
-        probe = _times(runner.execute(device, program, ("time", "in.bin", "3")).stdout)
-        if not probe:
-            raise runner.runner_error("timed nothing")
-        repeats = int(np.clip(_BUDGET_NS // max(1, min(probe)), _FEWEST, _MOST))
-        stdout = runner.execute(device, program, ("time", "in.bin", str(repeats))).stdout
-        times = _times(stdout)
-        details: dict[str, Any] = {
-            "runtime": _runtime(stdout),
-            "repeats": repeats,
-            "latency_ms_min": min(times) / 1e6,
-        }
-        return _profile(artifact, device, float(np.median(times)) / 1e6, None, details)
+        said = [""]
+
+        def take(repeats: int) -> measure.Taken:
+            args = ("time", "in.bin", str(repeats))
+            said[0] = runner.execute(device, program, args).stdout
+            return measure.taken(said[0], repeats)
+
+        found = measure.collect(device, take)
+        details = {"runtime": _runtime(said[0]), **measure.figures(found)}
+        return _profile(artifact, device, found.median_ms, None, details)
 
     def _count(self, artifact: Any, device: Device, program: str) -> Profile:
         """Instructions of one inference: the difference between runs with more and with fewer."""
@@ -231,7 +229,8 @@ class InterpretedEngine:
     def _push(self, artifact: Any, device: Device, data: bytes) -> str:
         """Push everything; the name of the program to run."""
         self._admit(artifact.target, device)
-        python, emulated = "python3", device.info().transport == "qemu-user"
+        python = str(device.info().details.get("python", "python3"))
+        emulated = device.info().transport == "qemu-user"
         if device.info().transport in _HERE:
             python = self.host_python()
         elif emulated and not aarch64_python.has(self.module):
@@ -308,18 +307,17 @@ def _runtime(stdout: str) -> str:
     return lines[-1].removeprefix("runtime=") if lines else ""
 
 
-def _times(stdout: str) -> list[int]:
-    lines = stdout.splitlines()
-    return [int(x.removeprefix("total_ns=")) for x in lines if x.startswith("total_ns=")]
-
-
 def need_machine(machine: str) -> Callable[[Target, Device], None]:
-    """An ``admit``: this machine, as device ``host``, must be a ``machine`` (``aarch64``)."""
+    """An ``admit``: what is measured on, this machine or an attached one, must be a ``machine``
+    (``aarch64``)."""
 
     def admit(target: Target, device: Device) -> None:
-        if device.name == "host" and platform.machine() != machine:
+        info = device.info()
+        found = platform.machine() if device.name == "host" else info.details.get("machine")
+        if info.kind == "measured" and found is not None and found != machine:
+            who = "the host" if device.name == "host" else device.name
             raise DeviceError(
-                f"target '{target.name}' is {machine} and the host is {platform.machine()}: what "
+                f"target '{target.name}' is {machine} and {who} is {found}: what "
                 "it computes and how long it takes would say nothing about the target"
             )
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.devices.base import Device, Kind
+from edgekit.devices.base import Device, Kind, ModuleRunner
 from edgekit.errors import UnsupportedError
 from edgekit.graph.ir import Graph
+from edgekit.profile import measure
 from edgekit.targets.base import (
     Compiled,
     CompileOptions,
@@ -34,12 +35,11 @@ from edgekit.tolerance import precision_of
 from edgekit_targets.mcu import profile as runner_of_mcu
 from edgekit_targets.mcu import toolchain
 from edgekit_targets.mcu.backend import pack_inputs, unpack
-from edgekit_targets.tvm_ import build, check, ondevice, runner, support, tune
+from edgekit_targets.tvm_ import build, check, ondevice, over_rpc, runner, support, tune
 from edgekit_targets.tvm_.isa import CpuTarget
 from edgekit_targets.tvm_.records import Records
 
-_BUDGET_NS, _FEWEST, _MOST = 500_000_000, 20, 1000  #: timed inferences
-_LAYER_REPEATS = 50
+_BUDGET_MS, _FEWEST, _MOST = 500.0, 20, 50  #: inferences with each layer timed
 
 
 class TvmEngine:
@@ -153,6 +153,8 @@ class TvmEngine:
     ) -> RunOutput:
         graph: Graph = artifact.graph
         samples, data = pack_inputs(graph, inputs)
+        if isinstance(device, ModuleRunner):
+            return over_rpc.run(artifact, device, inputs, samples, progress)
         if progress:
             progress(f"running {samples} sample{'s' if samples != 1 else ''} on {device.name}")
         self._push(artifact, device, data)
@@ -176,22 +178,26 @@ class TvmEngine:
         if inputs is None:
             inputs = runner_of_mcu.fixed_pattern(graph)
         _, data = pack_inputs(graph, [np.asarray(x)[:1] for x in inputs])
-        self._push(artifact, device, data)
         rows = artifact.manifest["plan"]
+        if isinstance(device, ModuleRunner):
+            layers = [_layer(row) for row in rows]
+            latency, details = over_rpc.time(artifact, device, [np.asarray(x)[:1] for x in inputs])
+            return _profile(artifact, device, layers, latency, None, details)
+        self._push(artifact, device, data)
         if device.info().kind != "measured":
             return self._count(artifact, device, rows)
-        probe = min(ondevice.times(device, 3))
-        repeats = int(np.clip(_BUDGET_NS // max(1, probe), _FEWEST, _MOST))
-        totals = ondevice.times(device, repeats)
-        each = ondevice.layer_times(device, runner.calls_of(rows), min(repeats, _LAYER_REPEATS))
-        layers = [
-            _layer(row, time_ms=float(sum(mine)))
-            for row, mine in zip(
-                rows, runner.by_row(rows, list(np.median(each, axis=0) / 1e6)), strict=True
-            )
-        ]
-        details = {"repeats": repeats, "latency_ms_min": min(totals) / 1e6}
-        return _profile(artifact, device, layers, float(np.median(totals)) / 1e6, None, details)
+        found = measure.collect(device, lambda n: ondevice.times(device, n))
+        layers = [_layer(row) for row in rows]
+        if measure.current().layers:
+            repeats = int(np.clip(_BUDGET_MS / found.median_ms, _FEWEST, _MOST))
+            each = ondevice.layer_times(device, runner.calls_of(rows), repeats)
+            middles = list(np.median(each, axis=0) / 1e6)
+            layers = [
+                _layer(row, time_ms=float(sum(mine)))
+                for row, mine in zip(rows, runner.by_row(rows, middles), strict=True)
+            ]
+        details = measure.figures(found)
+        return _profile(artifact, device, layers, found.median_ms, None, details)
 
     def _count(self, artifact: Any, device: Device, rows: Sequence[Mapping[str, Any]]) -> Profile:
         found = ondevice.counts(device, runner.calls_of(rows)) if _counts(device) else None

@@ -70,6 +70,19 @@ Option = Annotated[
     typer.Option("--option", help="an engine's own option: key=value (see 'edgekit targets NAME')"),
 ]
 
+# How a latency is measured on real silicon; the names are those of TFLite's benchmark_model.
+NumRuns = Annotated[
+    int, typer.Option("--num-runs", min=1, help="timed inferences, at least (real silicon)")
+]
+WarmupRuns = Annotated[
+    int, typer.Option("--warmup-runs", min=0, help="inferences before them, at least")
+]
+MaxSecs = Annotated[float, typer.Option("--max-secs", help="stop measuring after about so long")]
+Cpu = Annotated[str | None, typer.Option("--cpu", help="run on these cores only: 4, 4-7, 0,2")]
+CoolSecs = Annotated[
+    float, typer.Option("--cool-secs", help="wait up to so long for a warm device to cool down")
+]
+
 
 _stage = ""
 
@@ -142,6 +155,20 @@ def extra_of(options: list[str] | None, toolchain: str | None = None) -> dict[st
             raise InputError(f"option '{key}' is given twice")
         extra[key] = value
     return extra
+
+
+def protocol_of(
+    num_runs: int, warmup_runs: int, max_secs: float, cpu: str | None, cool_secs: float
+) -> Any:
+    from edgekit.profile.measure import Protocol, cpus_of
+
+    return Protocol(
+        num_runs=num_runs,
+        warmup_runs=warmup_runs,
+        max_secs=max_secs,
+        cpus=() if cpu is None else cpus_of(cpu),
+        cool_secs=cool_secs,
+    )
 
 
 def compile_options(

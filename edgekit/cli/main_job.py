@@ -10,6 +10,8 @@ import typer
 from edgekit.cli.common import (
     BiasCorrection,
     Calibration,
+    CoolSecs,
+    Cpu,
     Data,
     DeviceName,
     Engine,
@@ -17,8 +19,10 @@ from edgekit.cli.common import (
     Folder,
     InputShape,
     Json,
+    MaxSecs,
     MaybeData,
     Model,
+    NumRuns,
     Observer,
     Optimize,
     Option,
@@ -29,10 +33,12 @@ from edgekit.cli.common import (
     TargetName,
     Toolchain,
     Tune,
+    WarmupRuns,
     app,
     compile_options,
     emit,
     progress,
+    protocol_of,
     shapes_of,
     store,
 )
@@ -150,12 +156,18 @@ def profile(
     artifact: Folder,
     device: DeviceName = None,
     data: MaybeData = None,
+    num_runs: NumRuns = 20,
+    warmup_runs: WarmupRuns = 3,
+    max_secs: MaxSecs = 2.0,
+    cpu: Cpu = None,
+    cool_secs: CoolSecs = 0.0,
     json: Json = False,
 ) -> None:
     """What one inference costs on a device, layer by layer."""
     from edgekit import api, display
 
-    document = api.profile(artifact, device=device, data=data)
+    how = protocol_of(num_runs, warmup_runs, max_secs, cpu, cool_secs)
+    document = api.profile(artifact, device=device, data=data, protocol=how)
     emit(document, json, display.profile)
     store(artifact, "profile", document)
 

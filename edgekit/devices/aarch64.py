@@ -34,6 +34,7 @@ from edgekit.errors import DeviceError, InputError, ToolchainError
 _PROGRAMS = ("qemu-aarch64", "qemu-aarch64-static")
 _RECORD = struct.Struct("<4Q")  # a record of native/qemu_user_counts.c
 _EXIT_BUDGET, _EXIT_INTERNAL = 71, 70
+PLUGIN = "qemu_user_counts.c"
 
 #: CPU models of QEMU that stand for real cores -> the ISA features that they execute.
 CPUS: dict[str, tuple[str, ...]] = {
@@ -170,7 +171,7 @@ class Aarch64Device:
         with tempfile.TemporaryDirectory(prefix="edgekit-qemu-") as scratch:
             counts = Path(scratch) / "counts"
             traced = request.trace and self.counts
-            symbols = _Symbols(None if script else program)
+            symbols = Symbols(None if script else program)
             plugin = self._plugin(request, counts, symbols) if traced else []
             command = [self._qemu, "-cpu", self._cpu, *plugin, *interpreter, str(path)]
             command += request.args
@@ -202,24 +203,14 @@ class Aarch64Device:
             trace,
         )
 
-    def _plugin(self, request: RunRequest, counts: Path, symbols: _Symbols) -> list[str]:
+    def _plugin(self, request: RunRequest, counts: Path, symbols: Symbols) -> list[str]:
         from edgekit.devices.native.build import build
 
-        options = [
-            str(build("qemu_user_counts.c")),
-            f"counts={counts}",
-            f"budget={request.max_instructions}",
-            *(f"section={symbols.address(s):#x}" for s in request.sections),
-        ]
-        return ["-plugin", ",".join(options)]
+        return plugin_options(request, str(build(PLUGIN)), str(counts), symbols)
 
     def _check(self, request: RunRequest, done: subprocess.CompletedProcess[bytes]) -> None:
         who = f"'{request.program}' on {self._name} ({self._cpu})"
-        errors = done.stderr.decode("utf-8", "replace")
-        if request.trace and done.returncode == _EXIT_BUDGET:
-            raise DeviceError(f"{who} did not end within {request.max_instructions:,} instructions")
-        if request.trace and done.returncode == _EXIT_INTERNAL and "edgekit plugin" in errors:
-            raise ToolchainError(f"counting instructions failed: {errors.strip().splitlines()[-1]}")
+        check_counting(request, who, done.returncode, done.stderr)
         if done.returncode == -signal.SIGILL:
             raise DeviceError(
                 f"{who} was ended by an illegal instruction: it was compiled for ISA features that "
@@ -228,29 +219,10 @@ class Aarch64Device:
         if done.returncode < 0:
             raise DeviceError(f"{who} was ended by signal {-done.returncode}")
 
-    def _trace(self, counts: Path, symbols: _Symbols, sections: Sequence[str]) -> Trace:
+    def _trace(self, counts: Path, symbols: Symbols, sections: Sequence[str]) -> Trace:
         if not counts.is_file():
             raise ToolchainError(f"{self._qemu} wrote no instruction counts")
-        by_section = [0] * (len(sections) + 1)
-        functions: dict[str, list[int]] = {}
-        for address, size, section, executions in _RECORD.iter_unpack(counts.read_bytes()):
-            by_section[section] += size * executions
-            name, is_entry = symbols.function_at(address)
-            entry = functions.setdefault(name, [0, 0])
-            entry[0] += size * executions
-            entry[1] += executions if is_entry else 0
-        ordered = sorted(functions.items(), key=lambda kv: (-kv[1][0], kv[0]))
-        return Trace(
-            core=self._cpu,
-            backend=_version(self._qemu),
-            instructions=sum(by_section),
-            cycles=None,
-            timing=None,
-            functions=tuple(Count(n, c[0], 0, c[1]) for n, c in ordered),
-            sections=tuple(
-                Count(n, c, 0) for n, c in zip(["", *sections], by_section, strict=True)
-            ),
-        )
+        return read_trace(counts.read_bytes(), symbols, sections, self._cpu, _version(self._qemu))
 
     def close(self) -> None:
         self._sandbox.close()
@@ -260,6 +232,54 @@ class Aarch64Device:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def plugin_options(request: RunRequest, plugin: str, counts: str, symbols: Symbols) -> list[str]:
+    """QEMU's options that make ``plugin`` write its records to ``counts``."""
+    options = [
+        plugin,
+        f"counts={counts}",
+        f"budget={request.max_instructions}",
+        *(f"section={symbols.address(s):#x}" for s in request.sections),
+    ]
+    return ["-plugin", ",".join(options)]
+
+
+def check_counting(request: RunRequest, who: str, code: int, stderr: bytes) -> None:
+    """Raise for an exit code that is the plug-in's."""
+    errors = stderr.decode("utf-8", "replace")
+    if request.trace and code == _EXIT_BUDGET:
+        raise DeviceError(f"{who} did not end within {request.max_instructions:,} instructions")
+    if request.trace and code == _EXIT_INTERNAL and "edgekit plugin" in errors:
+        raise ToolchainError(f"counting instructions failed: {errors.strip().splitlines()[-1]}")
+
+
+def read_trace(
+    data: bytes, symbols: Symbols, sections: Sequence[str], cpu: str, backend: str
+) -> Trace:
+    """The plug-in's records as counts by section and function."""
+    if len(data) % _RECORD.size:
+        raise ToolchainError(f"the instruction counts of {backend} are incomplete")
+    by_section = [0] * (len(sections) + 1)
+    functions: dict[str, list[int]] = {}
+    for address, size, section, executions in _RECORD.iter_unpack(data):
+        if section >= len(by_section):
+            raise ToolchainError(f"the instruction counts of {backend} are damaged")
+        by_section[section] += size * executions
+        name, is_entry = symbols.function_at(address)
+        entry = functions.setdefault(name, [0, 0])
+        entry[0] += size * executions
+        entry[1] += executions if is_entry else 0
+    ordered = sorted(functions.items(), key=lambda kv: (-kv[1][0], kv[0]))
+    return Trace(
+        core=cpu,
+        backend=backend,
+        instructions=sum(by_section),
+        cycles=None,
+        timing=None,
+        functions=tuple(Count(n, c[0], 0, c[1]) for n, c in ordered),
+        sections=tuple(Count(n, c, 0) for n, c in zip(["", *sections], by_section, strict=True)),
+    )
 
 
 def _needs_libraries(program: bytes, name: str) -> bool:
@@ -283,7 +303,7 @@ def _needs_libraries(program: bytes, name: str) -> bool:
     return True
 
 
-class _Symbols:
+class Symbols:
     """Functions of an aarch64 ELF file (of none: no functions)."""
 
     def __init__(self, program: bytes | None) -> None:

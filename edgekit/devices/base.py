@@ -28,7 +28,7 @@ class RunRequest:
     timeout_s: wall-clock limit. max_instructions: budget of an emulated device (a hang becomes an
     error, not a wait). trace: count instructions per function and section (virtual devices only).
     sections: symbol names; each time one is entered, what follows counts for it until the next one
-    is entered (before the first: section ``""``).
+    is entered (before the first: section ``""``). cpus: run on these cores only (empty: on any).
     """
 
     program: str
@@ -38,6 +38,7 @@ class RunRequest:
     trace: bool = False
     sections: tuple[str, ...] = ()
     stdin: bytes = b""
+    cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,79 @@ class Device(Protocol):
     def __enter__(self) -> Device: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Lap:
+    """Time between two looks at a board's clock. ticks: of the clock. interrupts: of the clock itself
+    in between, where it has any."""
+
+    ticks: int
+    interrupts: int = 0
+
+
+@runtime_checkable
+class ModelBoard(Protocol):
+    """A device whose firmware holds one model: no programs, but inputs, inferences, outputs.
+
+    Methods raise DeviceError; ``model_id`` says which artifact the firmware was built from.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def info(self) -> DeviceInfo: ...
+
+    # Methods, not properties: isinstance() of a protocol looks at every property, and asking a board
+    # takes time and can fail.
+    def model_id(self) -> str: ...
+
+    def clock_hz(self) -> int: ...
+
+    @property
+    def can_flash(self) -> bool: ...
+
+    def flash(self, elf: Path) -> None: ...
+
+    def load(self, inputs: Sequence[bytes]) -> None: ...
+
+    def infer(self) -> None: ...
+
+    def output(self, index: int) -> bytes: ...
+
+    def laps(self, n: int) -> tuple[list[Lap], Lap]:
+        """``n`` inferences, and a lap around an empty function."""
+        ...
+
+    def ticks_to_instructions(self, lap: Lap, nothing: Lap) -> int | None:
+        """Where the clock counts instructions: those of ``lap`` beyond ``nothing``."""
+        ...
+
+    def layer_laps(self) -> list[int]: ...
+
+    def trace(self) -> list[tuple[int, int, bytes]]:
+        """(layer, output, bytes), in order of execution."""
+        ...
+
+    def stack_bytes(self) -> int: ...
+
+
+@runtime_checkable
+class ModuleRunner(Protocol):
+    """A device that runs a model compiled to a library of TVM's virtual machine, instead of programs.
+    Methods raise DeviceError."""
+
+    def load_library(self, library: Path) -> None:
+        """Send the library and make it the one that is run."""
+        ...
+
+    def invoke(self, inputs: Sequence[Any]) -> list[Any]:
+        """One sample: an array for each input; an array for each output."""
+        ...
+
+    def time_ns(self, inputs: Sequence[Any], runs: int) -> list[int]:
+        """Wall-clock of each of ``runs`` inferences by the device's clock, after one to warm up."""
+        ...
 
 
 @dataclass(frozen=True)

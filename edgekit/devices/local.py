@@ -7,6 +7,8 @@ import platform
 import stat
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.devices.base import DeviceInfo, RunRequest, RunResult
@@ -31,6 +33,20 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def fingerprint() -> str:
+    """16 hex digits for this machine and its system."""
+    from edgekit.devices import far_scripts
+    from edgekit.devices.facts import facts_of
+    from edgekit.devices.facts import fingerprint as of
+
+    words = far_scripts.shell(far_scripts.FACTS)
+    try:
+        done = subprocess.run(words, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise DeviceError(f"this machine's shell does not answer ({e})") from None
+    return of(facts_of(done.stdout))
 
 
 class LocalDevice:
@@ -76,14 +92,15 @@ class LocalDevice:
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         started = time.monotonic()
         try:
-            done = subprocess.run(
-                [str(path), *request.args],
-                cwd=self._sandbox.path,
-                input=request.stdin,
-                capture_output=True,
-                timeout=request.timeout_s,
-                check=False,
-            )
+            with _on(request.cpus):
+                process = subprocess.Popen(
+                    [str(path), *request.args],
+                    cwd=self._sandbox.path,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            done = _finish(process, request)
         except subprocess.TimeoutExpired:
             raise DeviceError(
                 f"'{request.program}' on host did not end within {request.timeout_s:g} s"
@@ -113,6 +130,41 @@ class LocalDevice:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+@contextmanager
+def _on(cpus: Sequence[int]) -> Iterator[None]:
+    """What is started inside runs on these cores only; this thread goes back to its own."""
+    if not cpus:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise DeviceError("this system cannot keep a program on one core")
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, OverflowError):
+        allowed = ", ".join(str(c) for c in sorted(before))
+        raise InputError(
+            f"the program cannot be kept on core {', '.join(map(str, cpus))} of the host; "
+            f"this process may use {allowed}"
+        ) from None
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _finish(
+    process: subprocess.Popen[bytes], request: RunRequest
+) -> subprocess.CompletedProcess[bytes]:
+    with process:
+        try:
+            out, err = process.communicate(request.stdin, timeout=request.timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(request.program, process.returncode, out, err)
 
 
 def _tail(data: bytes) -> str:

@@ -1,15 +1,17 @@
 """Device names to devices: ``host``, ``virtual:<core>``, ``virtual:<core>@unicorn|qemu``,
-``virtual:aarch64``."""
+``virtual:aarch64``; attached ones by their name in ``devices.yaml`` or as ``<transport>:<address>``."""
 
 from __future__ import annotations
 
 import importlib.util
 from typing import Any
 
-from edgekit.devices import aarch64
+from edgekit.devices import aarch64, entries
 from edgekit.devices.base import Device, TransportInfo
 from edgekit.devices.cores import CORES, get_core
-from edgekit.errors import InputError
+from edgekit.devices.entries import DeviceEntry
+from edgekit.devices.transport import TRANSPORTS, Probe, get_transport, probed
+from edgekit.errors import EdgekitError, InputError
 
 _EMULATORS = ("unicorn", "qemu")
 
@@ -23,8 +25,10 @@ def open_device(name: str, *, target: Any = None) -> Device:
     :class:`edgekit.targets.schema.Target`; memories with a base address become memory of a virtual
     device. Raises InputError for unknown names, ToolchainError when an emulator is missing.
 
-    Any other name is offered to the backend of the target's family, if that has a method
-    ``open_device(name, target) -> Device | None`` (:class:`edgekit.targets.base.OpensDevices`).
+    Names of ``devices.yaml`` (:mod:`.entries`) and ``ssh:user@host``, ``adb:serial``, ... are attached
+    devices; opening one takes its lock. Any other name is offered to the backend of the target's
+    family, if that has a method ``open_device(name, target) -> Device | None``
+    (:class:`edgekit.targets.base.OpensDevices`).
     """
     if name == "host":
         from edgekit.devices.local import LocalDevice
@@ -34,13 +38,52 @@ def open_device(name: str, *, target: Any = None) -> Device:
         if name.removeprefix("virtual:") in aarch64.NAMES:
             return aarch64.Aarch64Device(name, target)
         return _of_family(name, target) or _open_virtual(name, target)
+    entry = find_entry(name)
+    if entry is not None:
+        return get_transport(entry.transport).open(entry, target)
     device = _of_family(name, target)
     if device is not None:
         return device
+    named = ", ".join(entries.load(TRANSPORTS))
     raise InputError(
-        f"device '{name}' is not known; there are host and virtual:<core> "
-        f"(cores: {', '.join([*CORES, *aarch64.NAMES])}; see 'edgekit devices')"
+        f"device '{name}' is not known; there are host, virtual:<core> "
+        f"(cores: {', '.join([*CORES, *aarch64.NAMES])}), "
+        f"{'|'.join(TRANSPORTS)}:<address> and the names in devices.yaml"
+        f"{f': {named}' if named else ''} (see 'edgekit devices')"
     )
+
+
+def find_entry(name: str) -> DeviceEntry | None:
+    """The attached device of that name (``devices.yaml``) or address (``ssh:pi@board``)."""
+    transport, colon, address = name.partition(":")
+    if colon and transport in TRANSPORTS:
+        return get_transport(transport).entry(address)
+    return None if colon else entries.load(TRANSPORTS).get(name)
+
+
+def attached(probe: bool = True) -> list[tuple[DeviceEntry, Probe | None]]:
+    """Every attached device that has a name or is plugged in, with its state. They are asked at the
+    same time, so that one that does not answer costs its time limit once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    found = list(entries.load(TRANSPORTS).values())
+    known: set[str] = set()
+    for name in TRANSPORTS:
+        transport = get_transport(name)
+        if transport.why_unusable() is None:
+            known |= {_key(transport, e) for e in found if e.transport == name}
+            found += [e for e in transport.discover() if _key(transport, e) not in known]
+    if not probe:
+        return [(e, None) for e in found]
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return list(zip(found, pool.map(probed, found), strict=True))
+
+
+def _key(transport: Any, entry: DeviceEntry) -> str:
+    try:
+        return str(transport.lock_key(entry))
+    except EdgekitError:  # a wrong entry is reported with its device
+        return entry.name
 
 
 def _of_family(name: str, target: Any) -> Device | None:
@@ -111,4 +154,10 @@ def list_transports() -> list[TransportInfo]:
             aarch64_missing,
             tuple(f"virtual:{n}" for n in aarch64.NAMES),
         ),
+        *(_attached_line(n) for n in TRANSPORTS),
     ]
+
+
+def _attached_line(name: str) -> TransportInfo:
+    why = get_transport(name).why_unusable()
+    return TransportInfo(name, why is None, why)

@@ -194,6 +194,9 @@ def _figures(
         value, _, unit = text.duration(latency).partition(" ")
         clock = text.figure(text.mapping(document.get("details")).get("clock_hz"))
         note = f"one inference at {clock / 1e6:g} MHz" if clock else "one inference, median"
+        taken = text.mapping(text.mapping(document.get("details")).get("measurement"))
+        if taken.get("quality"):
+            note += f" of {text.whole(taken.get('runs'))}; quality: {taken['quality']}"
         found.append(Figure("Latency", value, unit, str(kinds.get("latency_ms", kind)), note))
     macs = sum(la.macs for la in layers)
     for key, name in (("cycles", "Cycles"), ("instructions", "Instructions")):

@@ -225,6 +225,14 @@ def _of_profile(target: Target, profile: Mapping[str, Any] | None) -> Iterator[R
         exact = mapping(profile.get("total")).get("instructions") is not None
         text += ". Instruction counts are exact." if exact else "."
         yield Remark("note", "Cycles are estimated", text)
+    taken = mapping(details.get("measurement"))
+    if taken.get("quality") not in (None, "ok"):
+        reasons = [str(r) for r in taken.get("reasons") or ()]
+        yield Remark(
+            "warn",
+            f"The latency is {taken['quality']}",
+            f"It is not one to bet on: {'; '.join(reasons) or 'no reason was given'}.",
+        )
     if details.get("complete") is False:
         yield Remark(
             "warn",

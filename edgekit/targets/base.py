@@ -92,7 +92,8 @@ class Profile:
     each figure separately (``{"instructions": "simulated", "cycles": "estimated", ...}``).
 
     memory: ``flash_bytes`` (code + constants), ``ram_bytes`` (activations + scratch + data/bss +
-    stack high-water mark), and their parts.
+    stack high-water mark), and their parts. ``details["measurement"]``: how a measured latency was
+    taken (:mod:`edgekit.profile.measure`), with every sample and its ``quality``.
     """
 
     device: str
@@ -110,8 +111,12 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``edgekit profile --json`` prints."""
+        taken: Mapping[str, Any] = self.details.get("measurement") or {}
+        peak = {k: taken[k] for k in ("peak_rss_bytes",) if k in taken}
         return {
             "device": self.device,
+            "quality": taken.get("quality"),
+            "energy": taken.get("energy"),
             "target": self.target,
             "engine": self.engine,
             "kind": self.kind,
@@ -121,7 +126,7 @@ class Profile:
                 "cycles": self.cycles,
                 "latency_ms": self.latency_ms,
             },
-            "memory": dict(self.memory),
+            "memory": {**self.memory, **peak},
             "layers": [
                 {
                     "name": la.name,
@@ -267,6 +272,17 @@ class Examined(Protocol):
     :func:`edgekit.doctor.examine` documents."""
 
     def examine(self) -> Sequence[dict[str, Any]]: ...
+
+
+@runtime_checkable
+class BuildsSerialFirmware(Protocol):
+    """What a backend of microcontrollers has besides: firmware with the serial protocol."""
+
+    def serial_firmware(self, artifact: Any, folder: Path) -> Path:
+        """Build ``firmware.elf`` in ``folder``, which holds the exported sources (``src/``,
+        ``kernels/``, ``include/``, ``runtime/``), from the artifact's compiler and flags, so that its
+        inference is the artifact's instruction for instruction. ToolchainError without them."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from edgekit.devices.base import Device, Kind, RunRequest, RunResult
 from edgekit.errors import DeviceError, UnsupportedError
 from edgekit.graph.ir import Graph
+from edgekit.profile import measure
 from edgekit.targets.base import (
     Compiled,
     CompileOptions,
@@ -164,19 +165,22 @@ class CudaEngine:
                 virtual.why_no_gpu() or f"the kernels were not run on the GPU but on {device.name}"
             )
             return self._profile(artifact, device, None, {}, {"absent": why})
-        first = execute(device, ("time", "in.bin", "3"))
-        times = [int(v) for v in first["total_ns"]]
-        repeats = int(np.clip(_BUDGET_NS // max(1, min(times)), _FEWEST, _MOST))
-        lines = execute(device, ("time", "in.bin", str(repeats)))
-        total = [int(v) / 1e6 for v in lines["total_ns"]]
-        on_gpu = [int(v) / 1e6 for v in lines["gpu_ns"]]
+        lines: dict[str, list[str]] = {}
+        on_gpu: list[float] = []
+
+        def take(repeats: int) -> measure.Taken:
+            lines.update(execute(device, ("time", "in.bin", str(repeats))))
+            on_gpu.extend(int(v) / 1e6 for v in lines["gpu_ns"])
+            return measure.taken("\n".join(f"total_ns={v}" for v in lines["total_ns"]), repeats)
+
+        found = measure.collect(device, take)
+        repeats = int(np.clip(_BUDGET_NS / 1e6 / found.median_ms, _FEWEST, _MOST))
         each = execute(device, ("layers", "in.bin", str(min(repeats, 100))))
         kernels: dict[int, list[float]] = {}
         for index, ns in zip(each["launch"], each["launch_ns"], strict=True):
             kernels.setdefault(int(index), []).append(int(ns) / 1e6)
         details = {
-            "repeats": repeats,
-            "latency_ms_min": min(total),
+            **measure.figures(found),
             "gpu_ms": float(np.median(on_gpu)),
             "gpu": lines["device"][0],
             "driver": lines["driver"][0],
@@ -185,7 +189,7 @@ class CudaEngine:
         layers: dict[int, float] = {}
         for k, (node, _) in enumerate(artifact.details["launches"]):
             layers[node] = layers.get(node, 0.0) + float(np.median(kernels[k]))
-        return self._profile(artifact, device, float(np.median(total)), layers, details)
+        return self._profile(artifact, device, found.median_ms, layers, details)
 
     def _profile(
         self,

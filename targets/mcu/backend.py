@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.devices.base import Device
+from edgekit.devices.base import Device, ModelBoard
 from edgekit.errors import DoesNotFitError, InputError, UnsupportedError
 from edgekit.graph.ir import Graph, Node
 from edgekit.graph.ops import macs
@@ -26,12 +26,13 @@ from edgekit.targets.base import (
 )
 from edgekit.targets.schema import Target
 
-from . import codegen, profile, toolchain, variants
+from . import board, codegen, profile, toolchain, variants
 from .choose import Choice, Found, Limits, choose, find_options, least
 from .config import McuTarget, parse
 from .layout import lay_out
 from .memory import Plan
-from .project import build_firmware, build_host, read_sizes, write_project
+from .project import build_firmware, build_host, build_serial, read_sizes, write_project
+from .toolchain import gcc_flags
 
 ENGINE = "c"
 
@@ -217,8 +218,17 @@ class McuBackend:
                 "kernels_chosen_by": choice.by,
                 "kernels_not_counted": choice.why_rank,
                 "host": mcu.is_host,
+                "flags": [] if mcu.toolchain is None else list(gcc_flags(mcu.toolchain)),
             },
         )
+
+    def serial_firmware(self, artifact: Any, folder: Path) -> Path:
+        """See :class:`edgekit.targets.base.BuildsSerialFirmware`."""
+        mcu = parse(artifact.target)
+        if mcu.toolchain is None:
+            raise InputError(f"'{artifact.path}' is for the host; serial firmware is for boards")
+        compiler = toolchain.arm_compiler(mcu.toolchain, artifact.details["toolchain"])
+        return build_serial(folder, mcu, compiler, artifact.details["optimize"])
 
     # -- run -----------------------------------------------------------------------------------
 
@@ -232,6 +242,12 @@ class McuBackend:
     ) -> RunOutput:
         graph: Graph = artifact.graph
         samples, data = pack_inputs(graph, inputs)
+        if isinstance(device, ModelBoard):
+            split = _split_inputs(graph, data, samples)
+            if trace_layers:
+                return _traced(graph, inputs, samples, _named(graph, artifact, device, split))
+            raw = board.run_samples(artifact, device, split, progress)
+            return RunOutput(unpack(raw, [graph.tensor(o) for o in graph.outputs], samples))
         details = artifact.manifest["details"]
         program = details["trace_program" if trace_layers else "program"]
         device.push(artifact.file(program), program)
@@ -243,20 +259,7 @@ class McuBackend:
         raw = device.pull("out.bin")
         if not trace_layers:
             return RunOutput(unpack(raw, [graph.tensor(o) for o in graph.outputs], samples))
-        layers = _split_trace(graph, raw, samples)
-        outputs = []
-        for name in graph.outputs:
-            t = graph.tensor(name)
-            if t.data is not None:
-                outputs.append(
-                    np.repeat(t.data[None], samples, axis=0).reshape(_stacked(t, samples))
-                )
-            elif name in layers[0]:
-                rows = [layer[name] for layer in layers]
-                outputs.append(np.stack(rows).reshape(_stacked(t, samples)))
-            else:  # an input that is an output, too
-                outputs.append(np.asarray(inputs[graph.inputs.index(name)]))
-        return RunOutput(outputs, layers)
+        return _traced(graph, inputs, samples, _split_trace(graph, raw, samples))
 
     def profile(
         self, artifact: Any, device: Device, inputs: Sequence[np.ndarray] | None = None
@@ -265,6 +268,8 @@ class McuBackend:
         if inputs is None:
             inputs = profile.fixed_pattern(graph)
         _, data = pack_inputs(graph, [np.asarray(x)[:1] for x in inputs])
+        if isinstance(device, ModelBoard):
+            return board.measure_board(artifact, device, _split_inputs(graph, data, 1)[0])
         if artifact.manifest["details"]["host"] and device.info().kind == "measured":
             return profile.measure_host(artifact, device, data)
         return profile.count_virtual(artifact, device, data)
@@ -412,6 +417,59 @@ def unpack(raw: bytes, tensors: Sequence[Any], samples: int) -> list[np.ndarray]
         outputs.append(part.view(np.dtype(t.dtype).newbyteorder("<")).reshape(_stacked(t, samples)))
         at += t.nbytes
     return outputs
+
+
+def _traced(
+    graph: Graph,
+    inputs: Sequence[np.ndarray],
+    samples: int,
+    layers: Sequence[dict[str, np.ndarray]],
+) -> RunOutput:
+    """The outputs of traced samples, and the trace."""
+    outputs = []
+    for name in graph.outputs:
+        t = graph.tensor(name)
+        if t.data is not None:
+            outputs.append(np.repeat(t.data[None], samples, axis=0).reshape(_stacked(t, samples)))
+        elif name in layers[0]:
+            rows = [layer[name] for layer in layers]
+            outputs.append(np.stack(rows).reshape(_stacked(t, samples)))
+        else:  # an input that is an output, too
+            outputs.append(np.asarray(inputs[graph.inputs.index(name)]))
+    return RunOutput(outputs, layers)
+
+
+def _split_inputs(graph: Graph, data: bytes, samples: int) -> list[list[bytes]]:
+    """Packed inputs again apart: for each sample the bytes of each input."""
+    sizes = [graph.tensor(i).nbytes for i in graph.inputs]
+    found, at = [], 0
+    for _ in range(samples):
+        row = []
+        for size in sizes:
+            row.append(data[at : at + size])
+            at += size
+        found.append(row)
+    return found
+
+
+def _named(
+    graph: Graph, artifact: Any, device: ModelBoard, inputs: list[list[bytes]]
+) -> list[dict[str, np.ndarray]]:
+    """Traces of a board by tensor name."""
+    found = []
+    for trace in board.trace_samples(artifact, device, inputs):
+        layers: dict[str, np.ndarray] = {}
+        for layer, output, data in trace:
+            if layer >= len(graph.nodes) or output >= len(graph.nodes[layer].outputs):
+                raise profile.runner_error("traced a layer that the model does not have")
+            t = graph.tensor(graph.nodes[layer].outputs[output])
+            if len(data) != t.nbytes:
+                raise profile.runner_error(f"traced '{t.name}' with {len(data)} bytes")
+            layers[t.name] = np.frombuffer(data, np.dtype(t.dtype).newbyteorder("<")).reshape(
+                t.shape
+            )
+        found.append(layers)
+    return found
 
 
 def _split_trace(graph: Graph, raw: bytes, samples: int) -> list[dict[str, np.ndarray]]:

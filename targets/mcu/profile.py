@@ -10,12 +10,13 @@ import numpy as np
 from edgekit.devices.base import Count, Device, Kind, RunRequest, RunResult
 from edgekit.errors import DeviceError
 from edgekit.graph.ir import Graph
+from edgekit.profile import measure
 from edgekit.targets.base import LayerProfile, Profile
 
 INVOKE = "edgekit_model_invoke"
 END = "ek_marker_end"
-HOST_REPEATS = (3, 50)  #: fewest and most timed inferences
-HOST_BUDGET_NS = 1_000_000_000
+HOST_REPEATS = (3, 50)  #: fewest and most inferences of the instrumented program
+LAYERS_BUDGET_MS = 1000.0
 
 
 def runner_error(text: str) -> DeviceError:
@@ -76,7 +77,7 @@ def fixed_pattern(graph: Graph) -> list[np.ndarray]:
     return sample
 
 
-def _memory(manifest: dict[str, Any], stack: int) -> dict[str, int]:
+def memory_of(manifest: dict[str, Any], stack: int) -> dict[str, int]:
     m = manifest["memory"]
     return {
         "flash_bytes": int(m["flash_bytes"]),
@@ -91,7 +92,7 @@ def _memory(manifest: dict[str, Any], stack: int) -> dict[str, int]:
     }
 
 
-def _layer(row: dict[str, Any], **figures: Any) -> LayerProfile:
+def layer_row(row: dict[str, Any], **figures: Any) -> LayerProfile:
     return LayerProfile(
         name=row["name"],
         op=row["op"],
@@ -139,7 +140,7 @@ def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
     for row in rows:
         nothing = Count("", 0, 0)
         count = sections.get(row["symbol"], nothing) if row["symbol"] else nothing
-        layers.append(_layer(row, instructions=count.instructions, cycles=scaled(count.cycles)))
+        layers.append(layer_row(row, instructions=count.instructions, cycles=scaled(count.cycles)))
     kinds: dict[str, Kind] = {"instructions": "simulated"}
     latency = None
     if cycles is not None:
@@ -154,7 +155,7 @@ def count_virtual(artifact: Any, device: Device, data: bytes) -> Profile:
         instructions=instructions,
         cycles=cycles,
         latency_ms=latency,
-        memory=_memory(manifest, stack),
+        memory=memory_of(manifest, stack),
         layers=layers,
         kinds=kinds,
         tools={**manifest["tools"], "emulator": trace.backend},
@@ -184,8 +185,8 @@ def _uncounted(artifact: Any, device: Device, result: RunResult) -> Profile:
         instructions=None,
         cycles=None,
         latency_ms=None,
-        memory=_memory(manifest, values(result.stdout).get("stack_bytes", 0)),
-        layers=[_layer(row) for row in manifest["plan"]],
+        memory=memory_of(manifest, values(result.stdout).get("stack_bytes", 0)),
+        layers=[layer_row(row) for row in manifest["plan"]],
         tools=dict(manifest["tools"]),
         details={
             "absent": f"device '{device.name}' counts no instructions here",
@@ -202,24 +203,19 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
     for name in (details["program"], details["trace_program"]):
         device.push(artifact.file(name), name)
     device.push_bytes(data, "in.bin")
-    once = _numbers(execute(device, details["program"], ("time", "in.bin", "1")).stdout, "total_ns")
-    if not once:
-        raise runner_error("timed nothing")
-    repeats = int(np.clip(HOST_BUDGET_NS // max(1, once[0]), HOST_REPEATS[0], HOST_REPEATS[1]))
-    args = ("time", "in.bin", str(repeats))
-    totals = _numbers(execute(device, details["program"], args).stdout, "total_ns")
-    traced = execute(device, details["trace_program"], args).stdout
-    which, spent = _numbers(traced, "layer"), _numbers(traced, "layer_ns")
+
+    def take(repeats: int) -> measure.Taken:
+        args = ("time", "in.bin", str(repeats))
+        return measure.taken(execute(device, details["program"], args).stdout, repeats)
+
+    found = measure.collect(device, take)
     rows = manifest["plan"]
-    per_layer: list[list[int]] = [[] for _ in rows]
-    for layer, ns in zip(which, spent, strict=True):
-        per_layer[layer].append(ns)
-    layers = []
-    for row, stamps in zip(rows, per_layer, strict=True):
-        # A layer with several outputs is stamped once for each: add the parts up.
-        parts = max(1, len(stamps) // repeats)
-        runs = np.asarray(stamps[: parts * repeats], np.float64).reshape(-1, parts).sum(axis=1)
-        layers.append(_layer(row, time_ms=float(np.median(runs)) / 1e6 if runs.size else 0.0))
+    layers = [layer_row(row) for row in rows]
+    if measure.current().layers:
+        repeats = int(np.clip(LAYERS_BUDGET_MS / found.median_ms, *HOST_REPEATS))
+        args = ("time", "in.bin", str(repeats))
+        traced = execute(device, details["trace_program"], args).stdout
+        layers = _timed_layers(rows, traced, repeats)
     return Profile(
         device=device.name,
         target=artifact.target.name,
@@ -227,20 +223,27 @@ def measure_host(artifact: Any, device: Device, data: bytes) -> Profile:
         kind="measured",
         instructions=None,
         cycles=None,
-        latency_ms=float(np.median(totals)) / 1e6,
-        memory=_memory(manifest, 0),
+        latency_ms=found.median_ms,
+        memory=memory_of(manifest, 0),
         layers=layers,
         kinds={"latency_ms": "measured", "time_ms": "measured"},
         tools=dict(manifest["tools"]),
-        details={
-            "repeats": repeats,
-            "latency_ms_min": min(totals) / 1e6,
-            "latency_ms_max": max(totals) / 1e6,
-            "device": dict(device.info().details),
-        },
+        details={**measure.figures(found), "device": dict(device.info().details)},
     )
 
 
-def _numbers(stdout: str, key: str) -> list[int]:
-    prefix = f"{key}="
-    return [int(line[len(prefix) :]) for line in stdout.splitlines() if line.startswith(prefix)]
+def _timed_layers(rows: Sequence[dict[str, Any]], traced: str, repeats: int) -> list[LayerProfile]:
+    """Median milliseconds of each layer from what the instrumented program printed."""
+    which, spent = measure.numbers(traced, "layer"), measure.numbers(traced, "layer_ns")
+    per_layer: list[list[int]] = [[] for _ in rows]
+    if len(which) != len(spent) or any(layer >= len(rows) for layer in which):
+        raise runner_error("timed other layers than the plan names")
+    for layer, ns in zip(which, spent, strict=True):
+        per_layer[layer].append(ns)
+    layers = []
+    for row, stamps in zip(rows, per_layer, strict=True):
+        # A layer with several outputs is stamped once for each: add the parts up.
+        parts = max(1, len(stamps) // repeats)
+        runs = np.asarray(stamps[: parts * repeats], np.float64).reshape(-1, parts).sum(axis=1)
+        layers.append(layer_row(row, time_ms=float(np.median(runs)) / 1e6 if runs.size else 0.0))
+    return layers

@@ -35,6 +35,12 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 _INCLUDES = ("include", "src", "kernels/include")
 
 
+#: What the test program needs on a microcontroller, and what the serial firmware has besides
+#: (``edgekit export --as mlperf-tiny`` builds it).
+_BARE_METAL = ("io_semihosting.c", "startup.c", "ek_rt.c")
+_SERIAL = ("serial.c", "ek_board.h", "board_mps2.c", "clock_systick.c")
+
+
 def kernels_dir() -> Path:
     """The folder of the C kernels (the installed package ``edgekit_kernels``)."""
     import edgekit_kernels
@@ -73,7 +79,7 @@ def write_project(
     for name in headers:
         files[f"kernels/include/{name}"] = (root / "include" / name).read_text("utf-8")
     runtime = ["runner.c", "ek_io.h"]
-    runtime += ["io_host.c"] if target.is_host else ["io_semihosting.c", "startup.c", "ek_rt.c"]
+    runtime += ["io_host.c"] if target.is_host else [*_BARE_METAL, *_SERIAL]
     for name in runtime:
         files[f"runtime/{name}"] = (RUNTIME / name).read_text("utf-8")
     if not target.is_host:  # in a folder of its own: only freestanding builds look there
@@ -266,6 +272,37 @@ def build_firmware(
     return [*names, "runtime/link.ld"]
 
 
+def build_serial(folder: Path, target: McuTarget, compiler: Compiler, optimize: Optimize) -> Path:
+    """Compile and link ``firmware.elf`` with the serial protocol (``runtime/serial.c``) from the sources
+    in ``folder``; model and kernels compiled as in :func:`build_firmware`."""
+    assert target.toolchain is not None
+    model = sorted(
+        p.relative_to(folder).as_posix()
+        for d in ("src", "kernels")
+        for p in (folder / d).rglob("*.[cS]")
+        if p.name != "layers.c"
+    )
+    no_calls = _RT_FLAGS[compiler.name]
+    units = [
+        *(Unit(s, f"build/{s}.o") for s in model),
+        Unit("src/layers.c", "build/layers.o", flags=("-Os",)),
+        Unit("runtime/board_mps2.c", "build/board.o", flags=("-Os",)),
+        Unit("runtime/startup.c", "build/startup.o", flags=("-Os",)),
+        Unit("runtime/serial.c", "build/serial.o", flags=("-Os", *no_calls)),
+        Unit("runtime/clock_systick.c", "build/clock.o", flags=("-Os",)),
+        Unit("runtime/ek_rt.c", "build/ek_rt.o", flags=no_calls),
+    ]
+    compiler.compile(folder, units, ("runtime/include", "runtime", *_INCLUDES), optimize)
+    objects = [u.object for u in units]
+    if compiler.name == "zig":  # 64-bit division is not in ek_rt.c
+        library = runtime_library(target.toolchain)
+        shutil.copyfile(library, folder / "build" / "libcompiler_rt.a")
+        objects.append("build/libcompiler_rt.a")
+    compiler.link_program(folder, objects, "firmware.elf", ("-T", "runtime/link.ld"))
+    shutil.rmtree(folder / "build")
+    return folder / "firmware.elf"
+
+
 _RT_FLAGS = {
     "zig": ("-fno-builtin",),
     "gcc": ("-fno-builtin", "-fno-tree-loop-distribute-patterns"),
@@ -283,7 +320,7 @@ def build_host(out: Path, project: Project, compiler: Compiler, optimize: Optimi
     """Compile and link ``runner`` and ``runner_trace`` for this machine in ``out``; their names."""
     units = [
         *(Unit(s, f"build/{s}.o") for s in project.sources),
-        Unit("runtime/io_host.c", "build/io.o"),
+        Unit("runtime/io_host.c", "build/io.o", ("EK_HOST",)),
         *_twice("runtime/runner.c", "EK_HOST"),
         Unit("src/edgekit_model.c", "build/model_trace.o", ("EDGEKIT_TRACE",)),
     ]

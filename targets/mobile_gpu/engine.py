@@ -22,6 +22,7 @@ from edgekit.errors import DeviceError, UnsupportedError
 from edgekit.graph.ir import Graph, Tensor
 from edgekit.graph.ops import macs
 from edgekit.graph.reference import sample_shape
+from edgekit.profile import measure
 from edgekit.targets.base import (
     Compiled,
     CompileOptions,
@@ -171,11 +172,16 @@ class OpenCl:
         if len(times) != _REPEATS * len(kernels):
             raise runner.runner_error(f"gave {len(times)} times of {len(kernels)} kernels")
         spent = np.median(np.asarray(times, float).reshape(_REPEATS, -1), axis=0) / 1e6
-        latency = None
+        found = None
         if device.info().kind == "measured":
-            whole = self._execute(artifact, device, (kind, "time", "in.bin", str(_REPEATS)))
-            latency = float(np.median([int(v) for k, v in whole if k == "total_ns"])) / 1e6
-        return _profile(artifact, device, kernels, spent, latency, dict(said))
+
+            def take(repeats: int) -> measure.Taken:
+                whole = self._execute(artifact, device, (kind, "time", "in.bin", str(repeats)))
+                lines = "\n".join(f"{k}={v}" for k, v in whole)
+                return measure.taken(lines, repeats)
+
+            found = measure.collect(device, take)
+        return _profile(artifact, device, kernels, spent, found, dict(said))
 
     # -- the device ----------------------------------------------------------------------------
 
@@ -322,7 +328,7 @@ def _profile(
     device: Device,
     kernels: Sequence[Mapping[str, Any]],
     spent: np.ndarray,
-    latency_ms: float | None,
+    found: measure.Measurement | None,
     said: Mapping[str, str],
 ) -> Profile:
     manifest, info = artifact.manifest, device.info()
@@ -354,6 +360,7 @@ def _profile(
         "precision": manifest["details"]["precision"],
         "kernels": [k["function"] for k in kernels],
         "repeats": _REPEATS,
+        **measure.figures(found),
         "device": dict(info.details),
     }
     if measured:
@@ -373,7 +380,7 @@ def _profile(
         kind=info.kind,
         instructions=None,
         cycles=None,
-        latency_ms=latency_ms,
+        latency_ms=None if found is None else found.median_ms,
         memory=memory,
         layers=layers,
         kinds={"latency_ms": "measured", "time_ms": "measured"} if measured else {},

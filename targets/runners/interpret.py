@@ -2,7 +2,8 @@
 
     run IN OUT     every sample of IN (all inputs, one after the other) through the model; OUT gets
                    all outputs of each sample
-    time IN N      the first sample: some inferences to warm up, then N, each timed: total_ns=...
+    time IN N      the first sample: some inferences to warm up, then N, each timed: total_ns=...;
+                   of all of them loop_ns=, cpu_ns=, switches=, peak_kb=, and core= at both ends
     count IN N     the first sample, N times, untimed: for devices that count instructions
 
 ``model.json`` beside it says which model and what its inputs and outputs are. One thread. Needs
@@ -174,6 +175,33 @@ def main(argv):
     return 0
 
 
+def switches():
+    """How often this process was put aside for others; None where that is not known."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def show_core():
+    try:
+        with open("/proc/self/stat") as f:
+            print("core=" + f.read().rpartition(")")[2].split()[36])
+    except (OSError, IndexError):
+        pass
+
+
+def show_peak():
+    try:
+        with open("/proc/self/status") as f:
+            for line in f:
+                if line.startswith("VmHWM:"):
+                    print("peak_kb=" + line.split()[1])
+    except (OSError, IndexError):
+        pass
+
+
 def time_it(model, values, repeats):
     values = model.prepare(values)
     clock = time.perf_counter_ns
@@ -182,10 +210,17 @@ def time_it(model, values, repeats):
     while warm < 3 or clock() - start < WARM_UP_S * 1e9:
         model.invoke(values)
         warm += 1
+    show_core()
+    before, cpu, loop = switches(), time.process_time_ns(), clock()
     for _ in range(repeats):
         begin = clock()
         model.invoke(values)
         print(f"total_ns={clock() - begin}")
+    print(f"loop_ns={clock() - loop}\ncpu_ns={time.process_time_ns() - cpu}")
+    if before is not None:
+        print(f"switches={switches() - before}")
+    show_core()
+    show_peak()
     print(f"warm_up={warm}")
     return 0
 

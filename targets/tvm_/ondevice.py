@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.devices.base import Device, Kind
 from edgekit.errors import DeviceError
+from edgekit.profile.measure import Taken, taken
 from edgekit_targets.mcu.profile import execute
 from edgekit_targets.tvm_.runner import by_row, calls_of
 
@@ -43,12 +44,10 @@ def _pairs(device: Device, *arguments: str) -> list[tuple[str, str]]:
     return [(k, v) for k, eq, v in (line.partition("=") for line in text.splitlines()) if eq]
 
 
-def times(device: Device, repeats: int) -> list[int]:
-    """Nanoseconds of each of ``repeats`` inferences of the first sample, after a warm-up."""
-    found = [int(v) for k, v in _pairs(device, "time", "in.bin", str(repeats)) if k == "total_ns"]
-    if len(found) != repeats:
-        raise DeviceError(f"the test program timed {len(found)} of {repeats} inferences")
-    return found
+def times(device: Device, repeats: int) -> Taken:
+    """``repeats`` inferences of the first sample, each timed, after a warm-up."""
+    args = ("time", "in.bin", str(repeats))
+    return taken(execute(device, PROGRAM, args).stdout, repeats)
 
 
 def layer_times(device: Device, calls: Sequence[str], repeats: int) -> np.ndarray:

@@ -18,11 +18,22 @@ uint32_t ek_io_stack_bytes(void);
 /* Nanoseconds of a monotonic clock; 0 where there is none. */
 uint64_t ek_io_time_ns(void);
 
+#ifdef EK_HOST
+/* What this process has used: processor time, how often it was put aside for other programs, and the
+ * most memory it had; 0 where it is not known. */
+typedef struct {
+  uint64_t cpu_ns, switches, peak_kb;
+} ek_usage;
+void ek_io_usage(ek_usage *usage);
+/* The core it runs on, -1 where it is not known. */
+int32_t ek_io_core(void);
+#endif
+
 /* The runner: argv[0] is the program, argv[1] a verb. Returns the exit code. */
 int ek_run(int argc, char **argv);
 
 /* Where one measured inference begins and ends: the first instruction of these functions. */
 void ek_marker_begin(void);
-void ek_marker_end(void);
+int ek_marker_end(int code);
 
 #endif

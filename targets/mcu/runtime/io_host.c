@@ -1,7 +1,13 @@
 /* The runner's world on a host: files by stdio, time by the monotonic clock. */
-#define _POSIX_C_SOURCE 200809L
+#ifndef _GNU_SOURCE /* sched_getcpu */
+#define _GNU_SOURCE
+#endif
 #include <stdio.h>
+#include <sys/resource.h>
 #include <time.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include "ek_io.h"
 
@@ -39,6 +45,35 @@ uint64_t ek_io_time_ns(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Not ru_maxrss, which begins with the memory of the process that started this one. */
+static uint64_t peak_kb(void) {
+  unsigned long kb = 0;
+  char line[128];
+  FILE *f = fopen("/proc/self/status", "r");
+  while (f && fgets(line, sizeof line, f))
+    if (sscanf(line, "VmHWM: %lu", &kb) == 1) break;
+  if (f) fclose(f);
+  return kb;
+}
+
+void ek_io_usage(ek_usage *usage) {
+  struct rusage r;
+  if (getrusage(RUSAGE_SELF, &r)) return;
+  const uint64_t seconds = (uint64_t)r.ru_utime.tv_sec + (uint64_t)r.ru_stime.tv_sec;
+  const uint64_t micros = (uint64_t)r.ru_utime.tv_usec + (uint64_t)r.ru_stime.tv_usec;
+  usage->cpu_ns = seconds * 1000000000u + micros * 1000u;
+  usage->switches = (uint64_t)r.ru_nivcsw;
+  usage->peak_kb = peak_kb();
+}
+
+int32_t ek_io_core(void) {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
 }
 
 int main(int argc, char **argv) { return ek_run(argc, argv); }

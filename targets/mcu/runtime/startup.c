@@ -10,6 +10,8 @@ extern uint32_t ek_data_load[], ek_data_start[], ek_data_end[], ek_bss_start[], 
 
 void Reset_Handler(void);
 void ek_fault_handler(void);
+/* Firmware with a clock has one of its own (clock_systick.c). */
+void ek_systick_handler(void) __attribute__((weak, alias("ek_fault_handler")));
 void ek_start(void);
 void ek_main(void);
 
@@ -24,7 +26,7 @@ __attribute__((section(".vectors"), used)) const ek_vector __ek_vectors[16] = {
     {.handler = ek_fault_handler}, {.handler = ek_fault_handler}, {.handler = ek_fault_handler},
     {.handler = ek_fault_handler}, {.handler = ek_fault_handler}, {.handler = ek_fault_handler},
     {.handler = ek_fault_handler}, {.handler = ek_fault_handler}, {.handler = ek_fault_handler},
-    {.handler = ek_fault_handler},
+    {.handler = ek_systick_handler},
 };
 
 /* Paints the stack, so that its high-water mark can be read later, and turns on the FPU and Helium

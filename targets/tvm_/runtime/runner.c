@@ -8,7 +8,9 @@
  *                   ek_marker_end, then one with ek_call_K before the K-th kernel and
  *                   ek_marker_between after it: what devices that count instructions look for.
  *                   Lines call=FUNCTION name the kernels in order
- *   time IN N       inferences to warm up (50 ms), then N, each timed: lines total_ns=...
+ *   time IN N       inferences to warm up (50 ms), then N, each timed: lines total_ns=...; then of
+ *                   all of them loop_ns=, cpu_ns= (processor time), switches= (times it was put aside
+ *                   for others), peak_kb= (memory), and core= wherever another one was seen
  *   layers IN N     the same with pairs of lines layer=FUNCTION, layer_ns=... for every call
  *
  * MODEL.io, a text beside the library, has one line an input: "input BITS CODE RANK DIM...", code
@@ -16,10 +18,15 @@
  * One thread, whatever TVM_NUM_THREADS says.
  * Results are lines key=value. Exit codes: 0 done, 2 wrong arguments or files, 3 the model failed.
  */
+#ifndef _GNU_SOURCE /* sched_getcpu */
+#define _GNU_SOURCE
+#endif
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <tvm/ffi/c_api.h>
 
@@ -331,14 +338,41 @@ static int instrument(void) {
   return call(method(vm, "set_instrument"), args, 1, &out) ? fail_tvm("no instrument") : 0;
 }
 
+/* Processor time and the number of times that this process was put aside for others. */
+static void usage(uint64_t *cpu_ns, uint64_t *switches) {
+  struct rusage r;
+  memset(&r, 0, sizeof r);
+  getrusage(RUSAGE_SELF, &r);
+  *cpu_ns = (uint64_t)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000000000u +
+            (uint64_t)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) * 1000u;
+  *switches = (uint64_t)r.ru_nivcsw;
+}
+
+/* Not ru_maxrss, which begins with the memory of the process that started this one. */
+static unsigned long peak_kb(void) {
+  unsigned long kb = 0;
+  char line[128];
+  FILE *f = fopen("/proc/self/status", "r");
+  while (f && fgets(line, sizeof line, f))
+    if (sscanf(line, "VmHWM: %lu", &kb) == 1) break;
+  if (f) fclose(f);
+  return kb;
+}
+
 static int run_timed(FILE *in, const char *repeats, int per_layer) {
   const long n = strtol(repeats, NULL, 10);
   if (read_sample(in) <= 0) return fail("no sample in the input file", EK_USAGE);
   int code = per_layer ? instrument() : 0;
   if (code) return code;
   const uint64_t began = now_ns();
+  uint64_t loop = began, cpu[2] = {0, 0}, switches[2] = {0, 0};
+  int core = -1;
   for (long k = -1; k < n; ++k) {
     TVMFFIAny result;
+    if (k <= 0) { /* the loop begins after the warm-up */
+      loop = now_ns();
+      usage(&cpu[0], &switches[0]);
+    }
     layers.printing = k >= 0;
     const uint64_t start = now_ns();
     code = invoke(&result);
@@ -350,7 +384,15 @@ static int run_timed(FILE *in, const char *repeats, int per_layer) {
     } else if (end - began < WARM_UP_NS) {
       --k;
     }
+    const int seen = sched_getcpu();
+    if (k >= 0 && !per_layer && seen >= 0 && seen != core) printf("core=%d\n", core = seen);
   }
+  const uint64_t all = now_ns() - loop;
+  usage(&cpu[1], &switches[1]);
+  if (!per_layer)
+    printf("loop_ns=%llu\ncpu_ns=%llu\nswitches=%llu\npeak_kb=%lu\n", (unsigned long long)all,
+           (unsigned long long)(cpu[1] - cpu[0]), (unsigned long long)(switches[1] - switches[0]),
+           peak_kb());
   return EK_OK;
 }
 
