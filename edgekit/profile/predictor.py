@@ -148,6 +148,7 @@ def calibrate(
     target: str,
     device: str | None = None,
     engine: str = "auto",
+    optimize: str = "balanced",
     *,
     quick: bool = False,
     progress: Progress | None = None,
@@ -157,4 +158,4 @@ def calibrate(
     quick: a few layers an operator (seconds; error bars are wide)."""
     from edgekit.profile.calibrate import calibrate as run
 
-    return run(target, device, engine, quick=quick, progress=progress)
+    return run(target, device, engine, optimize, quick=quick, progress=progress)

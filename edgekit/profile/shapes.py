@@ -95,7 +95,7 @@ def _range(node: Node, graph: Graph, found: Mapping[str, tuple[float, float]]) -
     elif kind == "TANH":
         lo, hi = -1.0, 1.0
     elif kind in ("HARD_SWISH", "GELU"):
-        lo, hi = max(lo, -0.4), hi
+        lo = max(lo, -0.4)
     elif kind in ("LEAKY_RELU", "PRELU"):
         lo = 0.2 * lo
     elif kind in ("EXP", "RSQRT", "SQRT", "ABS"):

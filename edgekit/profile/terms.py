@@ -8,7 +8,7 @@ trip counts are. :mod:`.fit` finds out which of them a kernel's measurements are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -19,44 +19,59 @@ _WINDOWED = frozenset(
     {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
 )
 Units = Mapping[str, float]
+Term = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Dims:
     """What a layer's cost may depend on. places, outs, ins: units of the three levels of the nest, by
-    name; every product of one of each is a term. size: of the layer, for neighbourhood."""
+    name; every product of one of each is a term. counts: where the backend knows the loops of its
+    kernel (see :class:`edgekit.profile.family.LatencyModel`), how often they run: then these are the
+    terms."""
 
-    places: Units
-    outs: Units
-    ins: Units
-    size: tuple[float, ...] = field(default=())
+    places: Units = field(default_factory=dict)
+    outs: Units = field(default_factory=dict)
+    ins: Units = field(default_factory=dict)
+    counts: Units | None = None
 
-    def value(self, term: tuple[str, str, str]) -> float:
-        """The term's count; units that this layer does not have count nothing."""
+    def value(self, term: Term) -> float:
+        """The term's count; what this layer does not have counts nothing."""
+        if self.counts is not None:
+            return self.counts.get(term[0], 0.0)
         p, o, i = term
         return self.places.get(p, 0.0) * self.outs.get(o, 0.0) * self.ins.get(i, 0.0)
+
+    def to_json(self) -> list[dict[str, float]]:
+        if self.counts is not None:
+            return [{k: v for k, v in self.counts.items() if v}]
+        return [{k: v for k, v in u.items() if v} for u in (self.places, self.outs, self.ins)]
+
+    @staticmethod
+    def from_json(units: list[dict[str, float]]) -> Dims:
+        return Dims(counts=units[0]) if len(units) == 1 else Dims(*units)
+
+
+def terms_of(dims: Sequence[Dims]) -> list[Term]:
+    """All terms that any of the layers has."""
+    if any(d.counts is not None for d in dims):
+        return [(n, "", "") for n in dict.fromkeys(n for d in dims for n in d.counts or ())]
+    places = dict.fromkeys(p for d in dims for p in d.places)
+    outs = dict.fromkeys(o for d in dims for o in d.outs)
+    ins = dict.fromkeys(i for d in dims for i in d.ins)
+    return [(p, o, i) for p in places for o in outs for i in ins]
 
 
 def _up(n: int, block: int) -> int:
     return -(-n // block)
 
 
-def dims_of(node: Node, graph: Graph, extra: Mapping[str, float] | None = None) -> Dims:
-    """extra: counts that only the backend knows: names that begin with ``out.`` join ``outs``, with
-    ``in.`` join ``ins``, the others ``places``."""
+def dims_of(node: Node, graph: Graph) -> Dims:
+    """The units of a layer whose kernel's loops are not known."""
     if node.type in _WINDOWED:
-        d = _windowed(node, graph)
-    elif node.type == "FULLY_CONNECTED":
-        d = _dense(node, graph)
-    else:
-        d = _other(node, graph)
-    if not extra:
-        return d
-    places, outs, ins = dict(d.places), dict(d.outs), dict(d.ins)
-    for name, value in extra.items():
-        level, _, rest = name.rpartition(".")
-        (outs if level == "out" else ins if level == "in" else places)[rest] = float(value)
-    return Dims(places, outs, ins, d.size)
+        return _windowed(node, graph)
+    if node.type == "FULLY_CONNECTED":
+        return _dense(node, graph)
+    return _other(node, graph)
 
 
 def _channels(n: int, blocks: tuple[int, ...], name: str) -> dict[str, float]:
@@ -65,7 +80,7 @@ def _channels(n: int, blocks: tuple[int, ...], name: str) -> dict[str, float]:
 
 def _windowed(node: Node, graph: Graph) -> Dims:
     x, y = graph.tensor(node.inputs[0]), graph.tensor(node.outputs[0])
-    _, ih, iw, c = x.shape
+    ih, iw = x.shape[1:3]
     _, oh, ow, o = y.shape
     if node.type in ("CONV_2D", "TRANSPOSE_CONV"):
         kh, kw, depth = graph.tensor(node.inputs[1]).shape[1:4]
@@ -79,63 +94,37 @@ def _windowed(node: Node, graph: Graph) -> Dims:
     rows = _inside(ih, oh, kh, sh, dh, top)
     columns = _inside(iw, ow, kw, sw, dw, left)
     whole = sum(n == kh for n in rows) * sum(n == kw for n in columns)
-    tiles2, tiles4 = _up(oh, 2) * _up(ow, 2), _up(oh, 4) * _up(ow, 4)
-    taps = kh * kw
     places = {
         "1": 1,
         "rows": oh,
         "pixels": pixels,
         "pixels/2": _up(pixels, 2),
-        "pixels/3": _up(pixels, 3),
         "pixels/4": _up(pixels, 4),
-        "pixels//3": pixels // 3,
-        "pixels//4": pixels // 4,
         "runs/2": oh * _up(ow, 2),
         "runs/4": oh * _up(ow, 4),
-        "pairs of rows": _up(oh, 2),
-        "row pairs": _up(oh, 2) * ow,
-        "tiles2": tiles2,
-        "tiles2/4": _up(tiles2, 4),
-        "cut tiles2": tiles2 - (oh // 2) * (ow // 2),
-        "tiles4": tiles4,
-        "tiles4/4": _up(tiles4, 4),
-        "cut tiles4": tiles4 - (oh // 4) * (ow // 4),
-        "tile rows2": _up(oh, 2),
-        "tile rows4": _up(oh, 4),
+        "runs/8": oh * _up(ow, 8),
+        "tiles2": _up(oh, 2) * _up(ow, 2),
         "border": pixels - whole,
-        "in rows": ih,
         "in pixels": ih * iw,
-        "row taps": sum(rows) * ow,
-        "taps inside": sum(rows) * sum(columns),
-        "taps outside": pixels * taps - sum(rows) * sum(columns),
+        "row taps": sum(rows) * ow / kh,
+        "taps inside": sum(rows) * sum(columns) / (kh * kw),
     }
-    k = taps * depth
-    run = kw * depth
-    odd = depth % 4 != 0
+    k = kh * kw * depth
     ins = {
         "1": 1,
         "k": k,
         "k/4": _up(k, 4),
-        "k//16": k // 16,
-        "taps": taps,
-        "taps/2": _up(taps, 2),
+        "k/16": _up(k, 16),
+        "taps": kh * kw,
         "kh": kh,
-        "kh run/4": kh * _up(run, 4),
-        "kh run//16": kh * (run // 16),
-        "c/4": _up(depth, 4),
-        "c//16": depth // 16,
-        "odd": odd,
-        "odd kh": odd * kh,
-        "odd k": odd * k,
-        "odd run": odd * kh * (run % 4),
-        "odd c": odd * depth,
+        "kh run/4": kh * _up(kw * depth, 4),
+        "kh run/16": kh * _up(kw * depth, 16),
+        "c": depth,
+        "odd": 0.0 if depth % 4 == 0 else k,
     }
-    outs = _channels(o, (2, 4, 8, 16), "o") | {"o odd": float(o % 2), "o%4": float(o % 4)}
+    outs = _channels(o, (2, 4, 8, 16), "o")
     return Dims(
-        {n: float(v) for n, v in places.items()},
-        outs,
-        {n: float(v) for n, v in ins.items()},
-        (pixels, ow, o, c, kh, kw, sh),
+        {n: float(v) for n, v in places.items()}, outs, {n: float(v) for n, v in ins.items()}
     )
 
 
@@ -175,7 +164,7 @@ def _dense(node: Node, graph: Graph) -> Dims:
     rows = graph.tensor(node.inputs[0]).elements // i
     outs = _channels(o, (2, 4, 5, 8, 16), "o")
     ins = _channels(i, (2, 4, 8, 16), "i")
-    return Dims({"1": 1.0, "rows": float(rows)}, outs, ins, (rows, o, i))
+    return Dims({"1": 1.0, "rows": float(rows)}, outs, ins)
 
 
 def _other(node: Node, graph: Graph) -> Dims:
@@ -201,4 +190,4 @@ def _other(node: Node, graph: Graph) -> Dims:
         "read": float(read),
         "same": float(y.elements if all(t.shape == y.shape for t in activations) else 0),
     }
-    return Dims(places, outs, ins, (y.elements, last, read))
+    return Dims(places, outs, ins)
