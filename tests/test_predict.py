@@ -193,9 +193,10 @@ def test_calibrated_predicted_measured_corrected(predictor: TablePredictor, tmp_
 def test_predict_on_the_command_line(
     predictor: TablePredictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from typer.testing import CliRunner
+
     from edgekit.cli import app
     from edgekit.formats import ekg
-    from typer.testing import CliRunner
 
     model = tmp_path / "model.ekg"
     model.write_bytes(ekg.write_bytes(integer_form(small_network(channels=9))))
