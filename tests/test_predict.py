@@ -267,3 +267,32 @@ def test_configs_of_two_targets(cache: Path) -> None:
         assert row["latency_ms"] == min(times)
     assert document["configs"][0]["kind"] == "estimated"
     assert document["configs"][1]["kind"] == "measured"
+
+
+def test_a_surprise_is_learned(cache: Path) -> None:
+    from edgekit.profile.family import Measurement, Sample
+
+    rng = np.random.default_rng(3)
+    dims = [_loops(rng) for _ in range(40)]
+    samples = [
+        Sample("k", d, 100 + 2 * d.value(("mac", "", "")), f"{i}") for i, d in enumerate(dims)
+    ]
+    made = tables.made(
+        Measurement(samples, "cycles", "estimated", {"tool": "1"}),
+        target="t", device="d", engine="c", variant="balanced", fingerprint="f", seconds=1.0,
+    )  # fmt: skip
+    again = made.with_samples([Sample("k", dims[0], 1.001 * samples[0].value, "0")], {})
+    assert again.id != made.id and again.values["k", "0"] == 1.001 * samples[0].value
+    assert again.models["k"] is made.models["k"]  # a thousandth off is no news
+    far = Dims(counts={"1": 1, "o": 3.0, "mac": 3e6})
+    other = made.with_samples([Sample("k", far, 3 * 2 * 3e6, "far")], {"net": 5.0})
+    assert other.models["k"] is not made.models["k"]
+    assert other.values["k", "far"] == 3 * 2 * 3e6
+    tables.save(other)
+    read = tables.read(tables.path_of("t", "d", "c", "balanced"))
+    assert read is not None and read.id == other.id
+    assert read.models["k"] == other.models["k"]
+    # what another process saved in the meantime is kept
+    tables.save(made.with_samples([], {"elsewhere": 7.0}))
+    both = tables.read(tables.path_of("t", "d", "c", "balanced"))
+    assert both is not None and both.networks == {"net": 5.0, "elsewhere": 7.0}

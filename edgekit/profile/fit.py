@@ -135,9 +135,7 @@ def fit_totals(
         found[kernel][0].append(term)
         found[kernel][1].append(float(v / scale[index[c]]))
     error, median = _quantile(errors), float(np.median(errors))
-    return {
-        k: Model(tuple(t), tuple(w), error, median, len(y)) for k, (t, w) in found.items()
-    }
+    return {k: Model(tuple(t), tuple(w), error, median, len(y)) for k, (t, w) in found.items()}
 
 
 def _quantile(errors: np.ndarray) -> float:
