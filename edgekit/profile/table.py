@@ -56,7 +56,7 @@ class LatencyTable:
         """Changes with every sample."""
         digest = hashlib.sha256(self.fingerprint.encode())
         for s in self.samples:
-            digest.update(f"{s.kernel} {s.key} {s.value!r};".encode())
+            digest.update(f"{s.kernel} {s.key} {float(s.value)!r};".encode())
         digest.update(json.dumps(dict(self.networks), sort_keys=True).encode())
         return digest.hexdigest()[:12]
 
