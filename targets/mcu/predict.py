@@ -183,17 +183,18 @@ class McuLatency:
             return Costs(by_call, facts["code_bytes"])
 
         def select(
-            g: Graph, found: Found, optimize: Optimize, most_work: int | None = None
+            graph: Graph, found: Found, optimize: Optimize, most_work: int | None = None
         ) -> Choice:
-            if any((n, o.call.variant) not in known for n, f in found[0].items() for o in f):
-                found = found_in(g)  # a streamed graph, which lay_out found the options of
+            if graph is not whole:  # streamed; lay_out found its options
+                found = found_in(graph)
             return choose(
-                g, machine.mcu, machine.compiler, optimize, limits=limits, found=found,
-                most_work=most_work, costs=costs(g, found[0]),
+                graph, machine.mcu, machine.compiler, optimize, limits=limits, found=found,
+                most_work=most_work, costs=costs(graph, found[0]),
             )  # fmt: skip
 
         from .backend import _limits
 
+        whole = graph
         limits = _limits(machine.mcu)
         found = found_in(graph)
         tight = limits.ram is not None and least(graph, found)[1] > limits.ram
@@ -202,6 +203,7 @@ class McuLatency:
                 graph, found, target, select, mode, limits.ram, True, lambda _text: None
             )
             arena = plan.arena_bytes
+            found_in(graph_)  # of all the ways to stream that were tried, the one that was kept
         else:
             graph_, choice = graph, select(graph, found, mode)
             arena = None
@@ -285,7 +287,7 @@ def _way(node: Node, graph: Graph, option: Option) -> _Way:
     counts = loops.counts(node, graph, call)
     kernel = call.variant if counts is not None else f"{call.variant} {node.type}"
     dims = dims_of(node, graph) if counts is None else Dims(counts=counts)
-    text = [node.type, sorted(node.attrs.items())]
+    text: list[object] = [node.type, sorted(node.attrs.items())]
     for t in (*graph.ins(node), *graph.outs(node)):
         if t is not None:
             end = t.quant is not None and not t.is_const and t.quant.zp == -128
