@@ -32,7 +32,8 @@ class _Place:
     def command(self) -> str:
         parts = ["edgekit calibrate --target", self.target.name, "--device", self.device]
         parts += ["--engine", self.engine] if len(self.backend.engines(self.target)) > 1 else []
-        return " ".join(parts) + (f" --optimize {self.variant}" if self.variant in OPTIMIZE else "")
+        parts += ["--optimize", self.variant] if self.variant in ("speed", "size") else []
+        return " ".join(parts)
 
 
 def _place(target: str, device: str | None, engine: str, optimize: str) -> _Place:
