@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from .layout import lay_out
 from .memory import Plan
 from .project import build_firmware, build_host, build_serial, read_sizes, write_project
 from .toolchain import gcc_flags
+
+if TYPE_CHECKING:
+    from edgekit.profile.family import LatencyModel
 
 ENGINE = "c"
 
@@ -88,6 +91,12 @@ class McuBackend:
     def default_device(self, target: Target) -> str:
         mcu = parse(target)
         return "host" if mcu.virtual is None else f"virtual:{mcu.virtual.core}"
+
+    def latency_model(self) -> LatencyModel:
+        """See :class:`edgekit.profile.family.HasLatencyModel`."""
+        from .predict import McuLatency
+
+        return McuLatency(self)
 
     # -- compile -------------------------------------------------------------------------------
 

@@ -108,6 +108,7 @@ def choose(
     found: Found | None = None,
     most_work: int | None = None,
     progress: Progress | None = None,
+    costs: Costs | None = None,
 ) -> Choice:
     """The variant of every node of ``graph``.
 
@@ -116,19 +117,15 @@ def choose(
     work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is no virtual core to count
     on, or with ``by_rank``, the variants' own order stands for the work.
     most_work: for ram, instead of that many times the least of this graph. found: what
-    :func:`find_options` gave, if it was called already. UnsupportedError names the first
-    node without a variant.
+    :func:`find_options` gave, if it was called already. costs: taken for the counts, of the nodes
+    that :func:`contested` names. UnsupportedError names the first node without a variant.
     """
     limits = limits or Limits()
     options, rejected = found or find_options(graph, mcu.target)
-    costs = Costs({}, {}, "not asked for")
-    if not by_rank:
-        contested = {
-            name: [o.call for o in _worth_counting(graph, name, found)]
-            for name, found in options.items()
-            if len(found) > 1
-        }
-        costs = measure(graph, contested, mcu, compiler, optimize, progress)
+    if costs is None:
+        costs = Costs({}, {}, "not asked for")
+        if not by_rank:
+            costs = measure(graph, contested(graph, options), mcu, compiler, optimize, progress)
     measured = costs.absent is None
     options = {
         name: [_with_cost(o, costs.by_call.get((name, o.call.variant)), objective) for o in found]
@@ -196,6 +193,17 @@ def find_options(graph: Graph, target: Target) -> Found:
     return options, rejected
 
 
+def contested(
+    graph: Graph, options: Mapping[str, Sequence[Option]]
+) -> dict[str, list[KernelCall]]:
+    """What is counted: the calls of the nodes that have a choice."""
+    return {
+        name: [o.call for o in _worth_counting(graph, name, found)]
+        for name, found in options.items()
+        if len(found) > 1
+    }
+
+
 def _worth_counting(graph: Graph, name: str, found: Sequence[Option]) -> Sequence[Option]:
     from edgekit.graph.ops import macs
 
@@ -215,6 +223,15 @@ def _with_cost(option: Option, cost: Cost | None, objective: Objective) -> Optio
 State = dict[str, int]  #: node name -> index of its option
 
 
+def _room(option: Option) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """What an option takes beside its tensors, and what it can compute in place."""
+    return option.call.scratch_bytes, tuple(option.call.inplace)
+
+
+def _first(values: Sequence[Any], value: Any) -> int:
+    return next(k for k, v in enumerate(values) if v == value)
+
+
 class _Search:
     """Exchanging one node's option at a time. Ties always go to the earlier option, so the result
     depends on the graph and the counts only."""
@@ -230,6 +247,12 @@ class _Search:
         self.code_bytes = code_bytes
         self.order = list(options)
         self._work = {name: self._works(found) for name, found in options.items()}
+        self._const = {name: [o.const_bytes for o in found] for name, found in options.items()}
+        # what the arena depends on: options of one number are alike
+        self._alike = {
+            name: [_first([_room(o) for o in found], _room(o)) for o in found]
+            for name, found in options.items()
+        }
         self._ram: dict[tuple[int, ...], int] = {}
 
     @staticmethod
@@ -253,14 +276,13 @@ class _Search:
         sources: set[str] = set()
         total = 0
         for name, k in state.items():
-            option = self.options[name][k]
-            total += option.const_bytes
-            sources.update(option.call.sources)
+            total += self._const[name][k]
+            sources.update(self.options[name][k].call.sources)
         return total + sum(self.code_bytes.get(s, 0) for s in sources)
 
     def ram(self, state: State) -> int:
         """Bytes of the arena, as the planner's quick orders pack it."""
-        key = tuple(state[name] for name in self.order)
+        key = tuple(self._alike[name][state[name]] for name in self.order)
         if key not in self._ram:
             calls = self.calls(state)
             plain = make_buffers(self.graph, calls)
@@ -288,8 +310,8 @@ class _Search:
         be, then exchanges."""
         names = sorted({o.call.variant for found in self.options.values() for o in found})
         least = {
-            name: min(range(len(f)), key=lambda k, f=f: (f[k].const_bytes, k))  # type: ignore[misc]
-            for name, f in self.options.items()
+            name: min(range(len(f)), key=lambda k, f=f: (f[k], k))  # type: ignore[misc]
+            for name, f in self._const.items()
         }
         best: tuple[tuple[int, int], State] | None = None
         for prefer in [None, *names]:
