@@ -27,8 +27,8 @@ from edgekit.search.strategies import NAMES
 from edgekit.search.trial import Trial, best, pareto, rank
 from edgekit.targets.base import Progress
 
-QUICK = Fidelity(samples=400, rows=8_000, ridge=1e-2)
-THOROUGH = Fidelity(samples=1500, rows=40_000, ridge=1e-3)
+QUICK = Fidelity(samples=300, rows=4_000, ridge=1e-2)
+THOROUGH = Fidelity(samples=1000, rows=16_000, ridge=1e-3)
 
 
 @dataclass(frozen=True)
