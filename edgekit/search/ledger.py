@@ -27,7 +27,8 @@ from edgekit.search.metrics import Budget
 from edgekit.search.space import Dimension, Point, Space
 from edgekit.search.trial import Trial
 
-_RESULT, _OWNER, _ORDINAL, _TAG = "edgekit", "owner", "ordinal", "tag"
+#: User attributes: who works on the trial and its ordinal; point and tag; the result.
+_CLAIM, _PLAN, _RESULT = "edgekit:claim", "edgekit:plan", "edgekit:result"
 #: An owner on another machine that has not been heard of for so many seconds is taken to be gone.
 SILENT_S = 300.0
 
@@ -54,6 +55,21 @@ def alive(owner: Mapping[str, Any], beat: float | None) -> bool:
     if owner.get("host") != socket.gethostname():
         return beat is not None and time.time() - beat < SILENT_S
     return bool(owner.get("born")) and _born(int(owner["pid"])) == owner["born"]
+
+
+def _quicken(engine: Any) -> None:
+    """SQLite with a write-ahead log: a commit waits for no disk, a killed process loses nothing, and
+    readers (the report) do not wait for writers."""
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+
+    engine.dispose()
 
 
 class _Given:
@@ -112,6 +128,8 @@ class Ledger:
         name = str(folder.spec["study_name"])
         try:
             self.storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+            if url.startswith("sqlite"):
+                _quicken(self.storage.engine)
             self.optuna = optuna.create_study(
                 study_name=name,
                 storage=self.storage,
@@ -175,13 +193,14 @@ class Ledger:
         if frozen.state.is_finished() and document and frozen.state.name == "COMPLETE":
             return Trial.from_json(json.loads(document))
         started = None if frozen.datetime_start is None else frozen.datetime_start.timestamp()
-        owner = attrs.get(_OWNER) or {}
+        claim, chosen = attrs.get(_CLAIM) or {}, attrs.get(_PLAN) or {}
+        owner = claim.get("owner") or {}
         return Trial(
             number=frozen.number,
-            ordinal=int(attrs.get(_ORDINAL, frozen.number)),
+            ordinal=int(claim.get("ordinal", frozen.number)),
             state="running" if not frozen.state.is_finished() else "lost",
-            point=attrs.get("point", {}),
-            tag=attrs.get(_TAG, {}),
+            point=chosen.get("point", {}),
+            tag=chosen.get("tag", {}),
             started=None if started is None else round(started - self.began(), 3),
             worker=f"{owner.get('host', '')}:{owner.get('pid', '')}",
             why="its worker was killed" if frozen.state.is_finished() else None,
@@ -196,7 +215,7 @@ class Ledger:
         for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number in self._open:
                 continue
-            owner = frozen.user_attrs.get(_OWNER)
+            owner = (frozen.user_attrs.get(_CLAIM) or {}).get("owner")
             if owner is None:  # killed between two writes, or about to be written
                 age = time.time() - frozen.datetime_start.timestamp()
                 if age < 10 and not self._alone(beats):
@@ -227,25 +246,22 @@ class Ledger:
         Optuna's frozen form of it, for samplers."""
         self.began()
         self.beat()
-        trial = self.optuna.ask()
-        trial.set_user_attr(_OWNER, self._me)
         from optuna.trial import TrialState
 
+        trial = self.optuna.ask()
         lost = sum(
             t.number < trial.number
             for t in self.optuna.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         )
         ordinal = trial.number - lost
-        trial.set_user_attr(_ORDINAL, ordinal)
+        trial.set_user_attr(_CLAIM, {"owner": self._me, "ordinal": ordinal})
         self._open[trial.number] = trial
         return trial.number, ordinal, self.storage.get_trial(trial._trial_id)
 
     def choose(self, number: int, space: Space, point: Point, tag: Mapping[str, Any]) -> None:
         """Write down what the trial tries."""
         trial = self._open[number]
-        trial.set_user_attr("point", point)
-        if tag:
-            trial.set_user_attr(_TAG, dict(tag))
+        trial.set_user_attr(_PLAN, {"point": point, "tag": dict(tag)})
         chosen = {
             d.name: d.index(point[d.name])
             for d in space.dimensions(space.base_of(point))

@@ -6,9 +6,10 @@ cost is the device's (:mod:`edgekit.search.costs`, corrected by every measuremen
 is fitted again to the damage that the trials really showed; and around the best trial, exchanges of
 single steps are tried.
 
-The damage model is ``sum_g a_g * s_g(k_g)``: ``s_g`` the importance that goes with all but ``k_g`` units (with
-importance ``surgeon`` the loss after the repair, to second order), ``a_g`` one number a group, 1 to begin
-with, fitted to the trials' distances by ridge regression on relative errors.
+The damage model is ``sum_g s_g(k_g) (a_g + b_g r_g^2)``: ``s_g`` the importance that goes with all but
+``k_g`` units (with importance ``surgeon`` the loss after the repair, to second order), ``r_g`` units gone
+over units kept, since a group that is cut to the bone loses more than the sum of its units. ``a_g`` and
+``b_g`` are fitted to the trials' distances: non-negative ridge regression on relative errors.
 """
 
 from __future__ import annotations
@@ -31,59 +32,66 @@ from edgekit.search.trial import Trial, pareto, total_violation
 
 #: Combinations of widths that are all looked at.
 _GRID = 1_500_000
-#: Pull of the fitted multipliers towards their common scale, and how far proposals stray from them.
-_RIDGE, _STRAY = 3.0, 0.25
+#: Pull of ``a_g`` towards their common scale, and how far proposals stray from the model.
+_RIDGE, _STRAY = 3.0, 0.2
+#: Exchanges of which the most promising one is tried.
+_EXCHANGES = 5
 _SMALLEST_SHARE = 0.12
 
 
-def damage_tables(ask: Ask, base: int) -> list[np.ndarray]:
-    """By group: damage at each of its levels, before fitting; 0 at full width."""
+def basis(ask: Ask, base: int) -> list[np.ndarray]:
+    """By group: ``[2, levels]``: importance lost, and the same times the squared ratio of units gone to
+    units kept; 0 at full width."""
     scores, tables = ask.scores(base), []
     for g, o in zip(ask.space.bases[base].groups, ask.space.levels(base), strict=True):
         lost = np.concatenate([[0.0], np.cumsum(np.sort(np.maximum(scores[g.name], 0.0)))])
-        tables.append(lost[g.units - o])
+        first = lost[g.units - o]
+        tables.append(np.stack([first, first * ((g.units - o) / o) ** 2]))
     return tables
 
 
-def _features(ask: Ask, base: int, tables: Sequence[np.ndarray], trials: Sequence[Trial]) -> np.ndarray:
-    levels = ask.space.levels(base)
-    rows = []
-    for t in trials:
-        widths = ask.space.widths(t.point)
-        rows.append([float(np.interp(k, o, s)) for k, o, s in zip(widths, levels, tables, strict=True)])
-    return np.array(rows, float).reshape(len(rows), len(tables))
-
-
-def fit_multipliers(ask: Ask, base: int, tables: Sequence[np.ndarray]) -> np.ndarray:
-    """``a_g``: what the trials say about the damage of each group, per unit of its table."""
+def fit(ask: Ask, base: int, tables: Sequence[np.ndarray]) -> np.ndarray:
+    """``[groups, 2]``: ``a_g`` and ``b_g`` of the damage model, from the trials so far."""
+    count = len(tables)
     plain = [
         t for t in ask.history
         if ask.space.base_of(t.point) == base and t.value("distance") is not None
         and all(v == 1.0 for k, v in t.point.items() if "rank:" in k)
     ]  # fmt: skip
-    if not plain or not tables:
-        return np.ones(len(tables))
-    x = _features(ask, base, tables, plain)
+    start = np.stack([np.ones(count), np.zeros(count)], axis=1)
+    if not plain or not count:
+        return start
+    levels = ask.space.levels(base)
+    widths = np.stack([ask.space.widths(t.point) for t in plain])
+    x = np.stack(
+        [[np.interp(widths[:, g], levels[g], tables[g][i]) for i in (0, 1)] for g in range(count)]
+    )  # [groups, 2, trials]
     y = np.array([float(t.value("distance") or 0.0) for t in plain])
-    uncut = y[x.sum(axis=1) <= 0]
-    y = np.maximum(y - (float(uncut.min()) if len(uncut) else 0.0), 0.0)
-    use = x.sum(axis=1) > 0
-    x, y = x[use], y[use]
-    if len(y) < 3:
-        return np.ones(len(tables))
-    weight = 1.0 / (y + 0.2 * float(np.median(y)) + 1e-9)
-    total = x.sum(axis=1)
-    scale = float(np.sum(weight**2 * total * y) / max(np.sum(weight**2 * total**2), 1e-30))
+    total = x[:, 0].sum(axis=0)
+    uncut = y[total <= 0]
+    y = np.maximum(y - (float(uncut.min()) if len(uncut) else 0.0), 0.0)[total > 0]
+    x, total = x[:, :, total > 0], total[total > 0]
+    scale = float(np.median(y / total)) if len(y) >= 3 else 0.0
     if not scale > 0:
-        return np.ones(len(tables))
-    design = x * scale * weight[:, None]
-    a = np.ones(len(tables))
-    gram = design.T @ design + _RIDGE * np.eye(len(a))
-    right = design.T @ (y * weight) + _RIDGE
-    for _ in range(60):  # coordinate descent: multipliers stay positive
-        for g in range(len(a)):
-            a[g] = max(0.05, (right[g] - gram[g] @ a + gram[g, g] * a[g]) / gram[g, g])
-    return a * scale
+        return start
+    weight = 1.0 / (y + 0.2 * float(np.median(y)) + 1e-9)
+    design = (x * scale * weight).reshape(2 * count, -1).T
+    wanted = start.reshape(-1)
+    pull = np.tile([_RIDGE, 1e-6], count)
+    gram = design.T @ design + np.diag(pull)
+    right = design.T @ (y * weight) + pull * wanted
+    found = wanted.copy()
+    least = np.tile([0.05, 0.0], count)
+    for _ in range(200):  # coordinate descent: nothing becomes negative
+        for j in range(len(found)):
+            found[j] = max(least[j], found[j] + (right[j] - gram[j] @ found) / gram[j, j])
+    return found.reshape(count, 2) * scale
+
+
+def damage_tables(ask: Ask, base: int) -> list[np.ndarray]:
+    """By group: damage at each of its levels, as fitted; falls with every unit that is kept."""
+    tables = basis(ask, base)
+    return [c @ t for c, t in zip(fit(ask, base, tables), tables, strict=True)]
 
 
 def solve(
@@ -160,8 +168,20 @@ class Knapsack:
         if start is None:
             return self._sweep(ask, n % sweep, sweep, rng, stray=_STRAY)
         if (n - sweep) % 2:
-            return Proposal(neighbour(ask, start, rng), {"as": "exchange", "of": start.number})
+            return self._exchange(ask, start, rng)
         return self._near(ask, start, rng)
+
+    def _exchange(self, ask: Ask, start: Trial, rng: np.random.Generator) -> Proposal:
+        """Of a few exchanges around ``start`` the one that the damage model likes best."""
+        points = [neighbour(ask, start, rng) for _ in range(_EXCHANGES)]
+        base = ask.space.base_of(start.point)
+        levels, tables = ask.space.levels(base), damage_tables(ask, base)
+        harm = []
+        for p in points:
+            widths = ask.space.widths(p)
+            damage = sum(float(np.interp(k, o, t)) for k, o, t in zip(widths, levels, tables, strict=True))
+            harm.append(damage * float(np.exp(_STRAY * rng.standard_normal())))
+        return Proposal(points[int(np.argmin(harm))], {"as": "exchange", "of": start.number})
 
     def point(
         self, ask: Ask, base: int, limit: float, rng: np.random.Generator, stray: float
@@ -171,12 +191,12 @@ class Knapsack:
         if costs is None:
             return Proposal(fresh(ask, ask.space.full(base), rng), {"as": "random"})
         tables = damage_tables(ask, base)
-        a = fit_multipliers(ask, base, tables)
         levels, tried = ask.space.levels(base), {tuple(sorted(k)) for k in ask.tried()}
         widths = ask.space.widths(ask.space.full(base))
         for attempt in range(8):
-            noise = np.exp(stray * (1 + attempt) / 2 * rng.standard_normal(len(a))) if stray or attempt else 1.0
-            widths = solve(costs, levels, [t * w for t, w in zip(tables, a * noise, strict=True)], limit)
+            noise = np.exp(stray * (1 + attempt) / 2 * rng.standard_normal(len(tables)))
+            varied = [t * w for t, w in zip(tables, noise, strict=True)]
+            widths = solve(costs, levels, varied, limit)
             point = ask.space.with_widths(base, widths.tolist(), self._rest(ask, base))
             if tuple(sorted(point.items())) not in tried:
                 return Proposal(point, {"as": "knapsack", "share": round(limit / costs.total, 4)})
