@@ -236,7 +236,7 @@ class _Watch:
         from edgekit.search.trial import best
 
         settled, running = loop.history()
-        total, done = loop.plan.trials, len(settled)
+        total, done = loop.plan.total, len(settled)
         if self.began is None:
             self.began = (time.monotonic(), done)
         since, first = self.began

@@ -113,11 +113,11 @@ def look(trial: Any, front: set[int], winner: int | None) -> str:
 
 def words(trial: Any, metrics: Sequence[str]) -> str:
     """What is shown when a trial is pointed at."""
-    figures = [
-        f"{m} {text.compact(v)}{' (predicted)' if trial.kinds.get(m) == 'estimated' and not trial.measured else ''}"
-        for m in metrics
-        if (v := trial.value(m)) is not None
-    ]
+    figures = []
+    for m in metrics:
+        if (v := trial.value(m)) is not None:
+            guess = trial.kinds.get(m) == "estimated" and not trial.measured
+            figures.append(f"{m} {text.compact(v)}{' (predicted)' if guess else ''}")
     return f"trial {trial.number}: {', '.join(figures) or trial.why or trial.state}"
 
 

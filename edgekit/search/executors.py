@@ -7,6 +7,7 @@ too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -90,17 +91,13 @@ class _Process:
     def kill(self) -> str:
         """End it with everything it started; how it ended, in words."""
         early = self.process.poll()
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, 9)
-        except (ProcessLookupError, PermissionError):
-            pass
         code = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                try:
+                with contextlib.suppress(OSError):
                     pipe.close()
-                except OSError:
-                    pass
         code = early if early is not None else code
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 

@@ -12,7 +12,15 @@ from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
 from edgekit.search.folder import StudyFolder
 from edgekit.search.loop import Loop, Watch
-from edgekit.search.study import SearchOptions, Study, export, make_study, run_study, show, trial_json
+from edgekit.search.study import (
+    SearchOptions,
+    Study,
+    export,
+    make_study,
+    run_study,
+    show,
+    trial_json,
+)
 from edgekit.search.winner import select
 from edgekit.targets.base import Progress
 

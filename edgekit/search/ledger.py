@@ -82,7 +82,7 @@ class _Given:
 def _sampler_class() -> Any:
     from optuna.samplers import BaseSampler
 
-    class Given(_Given, BaseSampler):  # type: ignore[misc]
+    class Given(_Given, BaseSampler):
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
             return {}
 
@@ -126,6 +126,7 @@ class Ledger:
         if url.startswith("sqlite"):
             options = {"connect_args": {"timeout": 120}}
         name = str(folder.spec["study_name"])
+        self._sampler = _sampler_class()({})
         try:
             self.storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
             if url.startswith("sqlite"):
@@ -135,7 +136,7 @@ class Ledger:
                 storage=self.storage,
                 load_if_exists=True,
                 directions=["maximize" if metrics.better(o) > 0 else "minimize" for o in objectives],
-                sampler=_sampler_class()({}),
+                sampler=self._sampler,
             )
         except (ImportError, EdgekitError) as e:
             raise InputError(f"the database of the study needs a driver: {e}") from None
@@ -217,7 +218,8 @@ class Ledger:
                 continue
             owner = (frozen.user_attrs.get(_CLAIM) or {}).get("owner")
             if owner is None:  # killed between two writes, or about to be written
-                age = time.time() - frozen.datetime_start.timestamp()
+                begun = frozen.datetime_start
+                age = SILENT_S if begun is None else time.time() - begun.timestamp()
                 if age < 10 and not self._alone(beats):
                     continue
             elif alive(owner, beats.get(f"beat:{owner.get('host')}:{owner.get('pid')}")):
@@ -267,7 +269,7 @@ class Ledger:
             for d in space.dimensions(space.base_of(point))
             if d.name in point
         }
-        self.optuna.sampler.indices = chosen
+        self._sampler.indices = chosen
         for d in space.dimensions(space.base_of(point)):
             dist = distribution(d)
             if d.ordered:

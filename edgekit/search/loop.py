@@ -22,10 +22,11 @@ from edgekit.search.costs import Estimate, Estimator
 from edgekit.search.evaluate import Evaluator, assess_task, measure_task
 from edgekit.search.executors import Executor, Outcome
 from edgekit.search.folder import StudyFolder
+from edgekit.search.halving import is_training, next_training, planned
 from edgekit.search.ledger import Ledger
 from edgekit.search.metrics import DEVICE, QUALITY, Budget, cost_metric
 from edgekit.search.space import Fidelity
-from edgekit.search.strategies import Ask, get_strategy
+from edgekit.search.strategies import Ask, Proposal, get_strategy
 from edgekit.search.trial import Trial
 
 #: A trial is not measured when it misses an accuracy budget by more than this many points (and by this
@@ -46,6 +47,7 @@ class Plan:
     trials: int
     quick: Fidelity
     thorough: Fidelity
+    train_steps: int = 0
 
     @staticmethod
     def of(folder: StudyFolder) -> Plan:
@@ -54,7 +56,13 @@ class Plan:
             tuple(s["objectives"]), tuple(metrics.parse_budget(b) for b in s["budgets"]),
             s["strategy"], int(s["seed"]), int(s["trials"]),
             Fidelity(**s["fidelity"]["quick"]), Fidelity(**s["fidelity"]["thorough"]),
+            int(s["finetune_steps"]),
         )  # fmt: skip
+
+    @property
+    def total(self) -> int:
+        """Trials of the search and those that training adds, at most."""
+        return self.trials + planned(self.train_steps)
 
     @property
     def metric(self) -> str:
@@ -191,8 +199,17 @@ class Loop:
     def _begin(self) -> bool:
         """Start the next trial; False when there is none to start."""
         settled, running = self.history()
-        if len(settled) + len(running) >= self.plan.trials:
-            return False
+        searched = [t for t in (*settled, *running) if not is_training(t)]
+        training = None
+        if len(searched) >= self.plan.trials:
+            if any(t.state == "running" for t in searched):
+                return False
+            training = next_training(
+                self.plan.train_steps, settled, running, self.plan.metric,
+                *self.plan.driving(),
+            )  # fmt: skip
+            if training is None:
+                return False
         at = time.perf_counter()
         number, ordinal, frozen = self.ledger.begin()
         self.spent["database"] += time.perf_counter() - at
@@ -204,7 +221,10 @@ class Loop:
             [t for t in running if t.number != number], self.estimator, self.evaluator.scores,
             self.plan.metric, objectives, budgets, self.ledger.optuna, frozen,
         )  # fmt: skip
-        proposal = self.strategy.propose(ask)
+        if training is not None:
+            proposal = Proposal(training.point, training.tag)
+        else:
+            proposal = self.strategy.propose(ask)
         point = self.space.check(proposal.point)
         self.spent["proposing"] += time.perf_counter() - at
         at = time.perf_counter()
@@ -226,6 +246,8 @@ class Loop:
                                          kinds={self.plan.metric: "estimated"}, why=why))  # fmt: skip
             return True
         fidelity = self.plan.thorough if proposal.tag.get("as") == "uncut" else self.plan.quick
+        if training is not None:
+            fidelity = replace(self.plan.thorough, train_steps=training.steps)
         self._submit(opened, assess_task(point, fidelity))
         return True
 
@@ -270,7 +292,7 @@ class Loop:
         trial = replace(trial, rung="repaired", values=values, kinds=kinds, key=result["key"],
                         recipe=result["recipe"], quality=result["quality"])  # fmt: skip
         opened.trial = trial
-        if first and trial.tag.get("as") != "uncut":
+        if first and trial.tag.get("as") not in ("uncut", "trained"):
             why = self._not_worth_measuring(trial, opened.estimate)
             if why is not None:
                 self._settle(opened, replace(trial, state="stopped", why=why))
@@ -286,7 +308,8 @@ class Loop:
         kinds = {**trial.kinds, **result["kinds"]}
         kinds |= {m: "linked" for m in ("ram_bytes", "flash_bytes") if m in values}
         trial = replace(
-            trial, state="complete", rung="measured", values=values, kinds=kinds,
+            trial, state="complete", rung="trained" if is_training(trial) else "measured",
+            values=values, kinds=kinds,
             quality=result["quality"] or trial.quality,
             tag={**trial.tag, "measured": result["key"], "engine": result["engine"]},
         )  # fmt: skip
@@ -303,15 +326,12 @@ class Loop:
 
     def _too_dear(self, trial: Trial, estimate: Estimate | None) -> str | None:
         """Why the predicted cost alone rules the trial out, or None."""
-        if estimate is None or trial.tag.get("as") == "uncut":
+        if estimate is None or trial.tag.get("as") in ("uncut", "trained"):
             return None
+        least = estimate.value * (1 - estimate.error)
         for b in self.plan.driving()[1]:
-            if b.metric == self.plan.metric and b.op == "<=":
-                if estimate.value * (1 - estimate.error) > b.limit * (1 + OVER):
-                    return (
-                        f"{b.metric} is predicted to be {estimate.value:.6g}, over the budget of "
-                        f"{b.limit:g}"
-                    )
+            if b.metric == self.plan.metric and b.op == "<=" and least > b.limit * (1 + OVER):
+                return f"{b.metric} is predicted to be {estimate.value:.6g}, over the budget of {b.limit:g}"
         return None
 
     def _not_worth_measuring(self, trial: Trial, estimate: Estimate | None) -> str | None:
