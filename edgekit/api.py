@@ -566,6 +566,69 @@ def sensitivity(
     )
 
 
+def calibrate(
+    target: str,
+    *,
+    device: str | None = None,
+    engine: str = "auto",
+    optimize: str = "balanced",
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure layers on a device and keep the fitted latency table (:mod:`edgekit.profile`)."""
+    from edgekit.profile.calibrate import calibrate as run
+
+    return run(target, device, engine, optimize, quick=quick, progress=progress).summary()
+
+
+def predict(
+    model: str | Path | Graph,
+    target: str,
+    *,
+    device: str | None = None,
+    engine: str = "auto",
+    optimize: str = "balanced",
+    input_shapes: Shapes | None = None,
+) -> dict[str, Any]:
+    """What the model will cost on a calibrated device (``Prediction.to_json``)."""
+    from edgekit.compress import simplify
+    from edgekit.profile.predictor import load_predictor
+
+    predictor = load_predictor(target, device, engine, optimize)
+    graph = load(model, input_shapes) if isinstance(model, (str, Path)) else model
+    if graph.is_quantized:  # as compile does: channels that nobody needs cost nothing
+        graph = simplify(graph).graph
+    return predictor.predict(graph).to_json()
+
+
+def configs(
+    model: str | Path | Graph,
+    targets: list[str],
+    data: str | Path | Dataset,
+    *,
+    prefer: str = "latency",
+    samples: int = 100,
+    calibration_samples: int | None = None,
+    input_shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The best configuration of the model for each target (:mod:`edgekit.configs`)."""
+    from edgekit.configs import configs as find
+
+    dataset = _dataset(data)
+    assert dataset is not None
+    graph = load(model, input_shapes) if isinstance(model, (str, Path)) else model
+    return find(
+        graph,
+        targets,
+        dataset,
+        prefer=prefer,
+        samples=samples,
+        calibration_samples=calibration_samples,
+        progress=progress,
+    )
+
+
 def search(
     model: str | Path | Graph,
     target: str,
@@ -681,8 +744,10 @@ def doctor() -> list[dict[str, Any]]:
 __all__ = [
     "Artifact",
     "EdgekitError",
+    "calibrate",
     "compile",
     "compress",
+    "configs",
     "deploy",
     "devices",
     "doctor",
@@ -690,6 +755,7 @@ __all__ = [
     "inspect",
     "load",
     "open_artifact",
+    "predict",
     "profile",
     "report",
     "run",

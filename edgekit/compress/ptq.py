@@ -13,7 +13,7 @@ integer form stay float between DEQUANTIZE and QUANTIZE; the backend names them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -163,7 +163,7 @@ def planned(
                 f"model '{graph.name}' is partly quantized already (tensor '{t.name}' is {t.dtype}); "
                 "quantization takes a float model"
             )
-    g = _global_pools(clean(lower(clean(graph))))
+    g = lowered(graph)
     if options.equalize:
         g = equalize(g)
     stats = calibrate(g, inputs, options.observer, progress)
@@ -173,6 +173,18 @@ def planned(
         progress(f"quantizing ({options.observer})")
     quantizer = _Quantizer(g, stats, options)
     return Plan(g, quantizer.build(), quantizer.params, stats, options)
+
+
+def lowered(graph: Graph) -> Graph:
+    """The float graph that :func:`quantize` works on: cleaned, in operators that have integer forms."""
+    return _global_pools(clean(lower(clean(graph))))
+
+
+def with_ranges(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> Graph:
+    """The integer form of a :func:`lowered` graph for given ranges of its float activations: without
+    samples, for those who need its shapes and types and not its values."""
+    stats = {name: Statistics(lo, hi) for name, (lo, hi) in ranges.items()}
+    return _Quantizer(graph, stats, QuantizeOptions("minmax", bias_correction=False)).build()
 
 
 def _global_pools(graph: Graph) -> Graph:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from .config import McuTarget, parse
 from .layout import lay_out
 from .memory import Plan
 from .project import build_firmware, build_host, read_sizes, write_project
+
+if TYPE_CHECKING:
+    from edgekit.profile.family import LatencyModel
 
 ENGINE = "c"
 
@@ -87,6 +90,12 @@ class McuBackend:
     def default_device(self, target: Target) -> str:
         mcu = parse(target)
         return "host" if mcu.virtual is None else f"virtual:{mcu.virtual.core}"
+
+    def latency_model(self) -> LatencyModel:
+        """See :class:`edgekit.profile.family.HasLatencyModel`."""
+        from .predict import McuLatency
+
+        return McuLatency(self)
 
     # -- compile -------------------------------------------------------------------------------
 

@@ -108,6 +108,7 @@ def choose(
     found: Found | None = None,
     most_work: int | None = None,
     progress: Progress | None = None,
+    costs: Costs | None = None,
 ) -> Choice:
     """The variant of every node of ``graph``.
 
@@ -116,19 +117,15 @@ def choose(
     work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is no virtual core to count
     on, or with ``by_rank``, the variants' own order stands for the work.
     most_work: for ram, instead of that many times the least of this graph. found: what
-    :func:`find_options` gave, if it was called already. UnsupportedError names the first
-    node without a variant.
+    :func:`find_options` gave, if it was called already. costs: taken for the counts, of the nodes
+    that :func:`contested` names. UnsupportedError names the first node without a variant.
     """
     limits = limits or Limits()
     options, rejected = found or find_options(graph, mcu.target)
-    costs = Costs({}, {}, "not asked for")
-    if not by_rank:
-        contested = {
-            name: [o.call for o in _worth_counting(graph, name, found)]
-            for name, found in options.items()
-            if len(found) > 1
-        }
-        costs = measure(graph, contested, mcu, compiler, optimize, progress)
+    if costs is None:
+        costs = Costs({}, {}, "not asked for")
+        if not by_rank:
+            costs = measure(graph, contested(graph, options), mcu, compiler, optimize, progress)
     measured = costs.absent is None
     options = {
         name: [_with_cost(o, costs.by_call.get((name, o.call.variant)), objective) for o in found]
@@ -194,6 +191,17 @@ def find_options(graph: Graph, target: Target) -> Found:
             raise variants.unsupported(node, graph, target)
         options[node.name], rejected[node.name] = found, refused
     return options, rejected
+
+
+def contested(
+    graph: Graph, options: Mapping[str, Sequence[Option]]
+) -> dict[str, list[KernelCall]]:
+    """What is counted: the calls of the nodes that have a choice."""
+    return {
+        name: [o.call for o in _worth_counting(graph, name, found)]
+        for name, found in options.items()
+        if len(found) > 1
+    }
 
 
 def _worth_counting(graph: Graph, name: str, found: Sequence[Option]) -> Sequence[Option]:
