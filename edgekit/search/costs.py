@@ -1,10 +1,10 @@
 """What a point will cost, before it is measured; corrected by everything that is measured.
 
-Two models of one interface. :class:`LayerCosts` learns from the study alone: each layer of each measured
-network is a sample of its cost a MAC at its channel counts, and other counts are interpolated. It prices
-whole grids of widths at once, which is what the knapsack needs. :class:`Estimator` prices one point, by the
-calibrated predictor of the target where there is one (:mod:`edgekit.profile.predictor`), whose prices
-also fill the layer costs, else by the layer costs alone.
+In :class:`LayerCosts` each layer of each known network is a sample of its cost a MAC at its channel
+counts, and other counts are interpolated; whole grids of widths are priced at once, which is what the
+knapsack needs. What it knows first are prices by the calibrated predictor of the device, where there is one
+(:mod:`edgekit.profile.predictor`), of networks of many widths; a measured layer replaces a predicted one.
+:class:`Estimator` keeps one of them a base network, and how wrong they have been.
 
 All figures are of the kind *estimated*, with an error learned from how wrong they have been.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Relative error assumed until two measurements have been compared, and the least ever claimed.
 FIRST_ERROR, LEAST_ERROR = 0.25, 0.01
 #: Networks of random widths that the predictor is asked about to fill the layer costs.
-DESIGN = 48
+DESIGN = 12
 #: Samples of a layer that are kept (the newest).
 _MOST_SAMPLES = 96
 
@@ -201,6 +201,7 @@ class Estimator:
             for b in space.bases
         ]  # fmt: skip
         self.static = static
+        self._first_error = FIRST_ERROR
         self._factors: list[float] = []  # metric per unit of the layer costs
         self._offs: list[float] = []
         if self.predictor is not None:
@@ -231,6 +232,7 @@ class Estimator:
                 worth = self._in_metric(found)
                 if worth:
                     self._factors.append(worth / found.value)
+                    self._first_error = max(LEAST_ERROR, 2 * found.error / found.value)
 
     def _in_metric(self, found: Any) -> float | None:
         if self.metric == "latency_ms":
@@ -248,7 +250,7 @@ class Estimator:
         if self.static:
             return 0.0
         if len(self._offs) < 3:
-            return FIRST_ERROR
+            return self._first_error
         return max(LEAST_ERROR, float(np.quantile(np.abs(self._offs[-30:]), 0.9)))
 
     @property
@@ -264,43 +266,25 @@ class Estimator:
                 return None
             value = float(costs(self.space.widths(point)[None])[0])
             return Estimate(value, 0.0, "count")
-        if self.predictor is not None:
-            try:
-                found = self.predictor.predict(self.scaffold(point))
-                worth = self._in_metric(found)
-                if worth:
-                    own = found.error / found.value if found.value else FIRST_ERROR
-                    seen = self.error if len(self._offs) >= 3 else own
-                    return Estimate(float(worth), max(LEAST_ERROR, seen), "predictor")
-            except EdgekitError as e:
-                self.predictor, self.why_not = None, str(e)
         if not costs.known or not self._factors:
             return None
         value = float(costs(self.space.widths(point)[None])[0]) * self.factor
-        return Estimate(value, self.error, "layers")
+        return Estimate(value, self.error, "layers" if self._offs else "predictor")
 
     def observe(
         self,
         point: Point,
-        graph: Graph | None,
         profile: Mapping[str, Any],
         measured: float | None,
         predicted: Estimate | None,
     ) -> float | None:
-        """Put a measurement on record; returns what the estimate was off (estimate / measured - 1).
-
-        graph: what was measured, for the predictor; None: only the layer costs learn."""
+        """Put a measurement on record; returns what the estimate was off (estimate / measured - 1)."""
         b = self.space.base_of(point)
         costs = self.layers[b]
         off = None
         if measured and predicted is not None:
             off = predicted.value / measured - 1
             self._offs.append(off)
-        if self.predictor is not None and graph is not None:
-            try:
-                self.predictor.correct(graph, profile)
-            except EdgekitError as e:
-                self.why_not = str(e)
         usual = {d.name: d.default for d in self.space.all_dimensions()}
         plain = all(v == usual[k] for k, v in point.items() if "channels:" not in k and k != "base")
         if costs is not None and not self.static and plain:

@@ -11,6 +11,7 @@ killed ends as it would have ended.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,13 +28,15 @@ from edgekit.search.ledger import Ledger
 from edgekit.search.metrics import DEVICE, QUALITY, Budget, cost_metric
 from edgekit.search.space import Fidelity
 from edgekit.search.strategies import Ask, Proposal, get_strategy
-from edgekit.search.trial import Trial
+from edgekit.search.trial import Trial, pareto
 
 #: A trial is not measured when it misses an accuracy budget by more than this many points (and by this
 #: many standard errors), or when its predicted cost is over the budget by more than the error and this.
 POINTS, ERRORS, OVER = 0.5, 1.0, 0.1
 #: What a quick repair hides: points that a thorough one may win back.
 REPAIR_POINTS = 0.7
+#: Networks of the front that correct the latency table at the end.
+TEACH = 8
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,25 @@ class Loop:
             if self._executor is not None:
                 self._executor.close()
             self.spent["all"] += time.perf_counter() - self.started
+        self._teach()
         if self.watch is not None:
             self.watch(self)
+
+    def _teach(self) -> None:
+        """Correct the device's latency table by the networks of the front, for studies to come."""
+        if self.predictor is None:
+            return
+        settled, _ = self.history()
+        taught = 0
+        for t in pareto(settled, ("accuracy", self.plan.metric))[:TEACH]:
+            profile = self.evaluator.cache.json(str(t.tag.get("measured")), "profile.json")
+            if profile is not None and t.key is not None:
+                with contextlib.suppress(EdgekitError):
+                    self.predictor.correct(self.evaluator.graph_of(t.key), profile)
+                    taught += 1
+        if taught:
+            with contextlib.suppress(EdgekitError, OSError):
+                self.predictor.save()
 
     @property
     def executor(self) -> Executor:
@@ -186,14 +206,8 @@ class Loop:
     def _observe(
         self, trial: Trial, profile: Mapping[str, Any], estimate: Estimate | None
     ) -> float | None:
-        graph = None
-        if self.estimator.predictor is not None:
-            try:
-                graph = self.evaluator.graph_of(str(trial.key))
-            except EdgekitError:
-                graph = None
         return self.estimator.observe(
-            trial.point, graph, profile, trial.value(self.plan.metric), estimate
+            trial.point, profile, trial.value(self.plan.metric), estimate
         )
 
     def _begin(self) -> bool:

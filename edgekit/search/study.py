@@ -156,7 +156,7 @@ def make_study(
         "executor": {"name": options.executor, "address": options.address},
         "storage": without_password(options.storage),
         "timeout": options.timeout,
-        "predictor": options.predictor,
+        "prices": _table(options, chip.name, device),
         "finetune_steps": options.finetune_steps,
         "fidelity": {"quick": asdict(options.quick), "thorough": asdict(options.thorough)},
         "space": {
@@ -172,6 +172,19 @@ def make_study(
     folder = StudyFolder.create(out, spec, bases, originals, samples, checks)
     folder.storage = options.storage
     return folder
+
+
+def _table(options: SearchOptions, target: str, device: str) -> str | None:
+    """Which latency table the study starts from, if the device was calibrated: decided once, so that a
+    study goes on as it began."""
+    if not options.predictor or options.strategy == "macs":
+        return None
+    from edgekit.profile.predictor import load_predictor
+
+    try:
+        return load_predictor(target, device, options.engines[0], options.optimize[0]).table_id
+    except EdgekitError:
+        return None
 
 
 def run_study(
@@ -204,21 +217,22 @@ def executor_of(folder: StudyFolder, jobs: int | None) -> Executor:
 
 
 def predictor_of(folder: StudyFolder, say: Callable[[str], None]) -> Any:
-    """The calibrated predictor of the study's device, or None (and why, as progress)."""
+    """The calibrated predictor that the study began with, or None."""
     spec = folder.spec
-    if not spec["predictor"] or spec["strategy"] == "macs":
+    if spec["prices"] is None:
         return None
+    from edgekit.profile.predictor import load_predictor
+
     try:
-        from edgekit.profile.predictor import load_predictor
-    except ImportError:
-        return None
-    try:
-        return load_predictor(
+        found = load_predictor(
             spec["target"], spec["device"], spec["space"]["engines"][0], spec["space"]["optimize"][0]
         )
     except EdgekitError as e:
-        say(f"no calibrated prices, the study learns its own ({e})")
+        say(f"the study goes on without its latency table ({e})")
         return None
+    if found.table_id != spec["prices"]:
+        say("the latency table has changed since the study began")
+    return found
 
 
 # -- reading ---------------------------------------------------------------------------------------
