@@ -32,8 +32,10 @@ def val(samples: int = 120) -> Dataset:
 def study(out: Path, *, budgets: tuple[str, ...] = ("accuracy_drop<=3",), target: str = "cortex-m4",
           checks: Dataset | None = None, **options: Any) -> StudyFolder:  # fmt: skip
     """options: of :class:`SearchOptions`; small enough for a test unless they say otherwise."""
-    settings: dict[str, Any] = {"trials": 8, "quick": LIGHT, "thorough": LIGHT, "multiple": 8,
-                                "importance_samples": 60, "optimize": ("balanced",), "predictor": False}  # fmt: skip
+    settings: dict[str, Any] = {
+        "trials": 8, "quick": LIGHT, "thorough": LIGHT, "multiple": 8, "importance_samples": 60,
+        "optimize": ("balanced",), "predictor": False,
+    }  # fmt: skip
     return make_study(
         api.load(MODEL), target, data(), checks or val(), out, budgets=budgets,
         options=SearchOptions(**{**settings, **options}),

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import search_case as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import search_case as case
 from edgekit import api
 from edgekit.errors import InputError
 from edgekit.formats import ekg
@@ -77,8 +77,8 @@ def test_front_is_what_nobody_beats(points: list[tuple[int, int]]) -> None:
 
 def test_the_best_keeps_the_budgets_first() -> None:
     budgets = [metrics.parse_budget("accuracy_drop<=1")]
-    trials = [trial(0, latency_ms=9, accuracy_drop=0), trial(1, latency_ms=2, accuracy_drop=5),
-              trial(2, latency_ms=5, accuracy_drop=1), trial(3, latency_ms=5, accuracy_drop=0.5)]  # fmt: skip
+    figures = [(9.0, 0.0), (2.0, 5.0), (5.0, 1.0), (5.0, 0.5)]
+    trials = [trial(n, latency_ms=ms, accuracy_drop=d) for n, (ms, d) in enumerate(figures)]
     assert best(trials, ("latency_ms",), budgets).number == 2  # type: ignore[union-attr]
     assert best(trials, ("latency_ms", "accuracy_drop"), budgets).number == 3  # type: ignore[union-attr]
     assert best(trials[1:2], ("latency_ms",), budgets).number == 1  # type: ignore[union-attr]
@@ -147,8 +147,8 @@ def test_layer_costs_know_what_they_saw_and_interpolate(evaluator: Evaluator) ->
         assert float(costs(w[None])[0]) == pytest.approx(truth(w)[1], rel=1e-6)
     grid = costs.grid(levels)
     assert np.allclose(grid, costs(mesh))
-    offs = [abs(float(c) / truth(w)[1] - 1) for w, c in zip(mesh.reshape(-1, mesh.shape[-1])[::7],
-                                                            grid.reshape(-1)[::7], strict=True)]  # fmt: skip
+    some = zip(mesh.reshape(-1, mesh.shape[-1])[::7], grid.reshape(-1)[::7], strict=True)
+    offs = [abs(float(c) / truth(w)[1] - 1) for w, c in some]
     assert np.median(offs) < 0.1
 
 
@@ -199,7 +199,7 @@ def _ask(evaluator: Evaluator, folder: StudyFolder, history: list[Trial], runnin
          total: int = 40, strategy: str = "knapsack", **more: Any) -> Ask:  # fmt: skip
     plan = replace(Plan.of(folder), strategy=strategy)
     estimator = Estimator(evaluator.space, "macs", evaluator.scaffold)
-    objectives, budgets = replace(plan, strategy="macs").driving()
+    budgets = replace(plan, strategy="macs").driving()[1]
     return Ask(len(history), total, 7, evaluator.space, history, running, estimator,
                evaluator.scores, "macs", ("macs",), budgets, **more)  # fmt: skip
 
@@ -268,7 +268,8 @@ def test_training_halves(evaluator: Evaluator) -> None:
         seen.append((todo.tag["round"], todo.steps, todo.tag["of"]))
         of = next(t for t in trials if t.number == todo.tag["of"])
         values = {**of.values, "accuracy_drop": float(of.values["accuracy_drop"] or 0) - 6}
-        trials.append(Trial(100 + n, 20 + n, "complete", todo.point, "trained", values=values, tag=todo.tag))
+        done = Trial(100 + n, 20 + n, "complete", todo.point, "trained", values=values, tag=todo.tag)
+        trials.append(done)
     assert [s for _, s, _ in seen] == [25] * 6 + [50] * 3 + [100]
     assert {of for r, _, of in seen if r == 1} < {of for r, _, of in seen if r == 0}
     assert next_training(0, trials, [], "latency_ms", ("latency_ms",), budgets) is None
@@ -318,7 +319,9 @@ def test_a_study_is_opened_again_only_as_the_same(folder: StudyFolder, tmp_path:
         ({"trials": 0}, "--trials 0"),
     ],
 )
-def test_options_are_refused_before_any_work(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_options_are_refused_before_any_work(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError) as e:
         case.study(tmp_path / "s", **options)
     assert said in str(e.value) and not (tmp_path / "s").exists()

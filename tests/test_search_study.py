@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import search_case as case
+from test_report import Page
+
 from edgekit import api
 from edgekit.report.study_page import render_study
 from edgekit.search.evaluate import assess_task, measure_task
 from edgekit.search.executors import LocalExecutor
 from edgekit.search.live import LiveServer
 from edgekit.search.study import Study, run_study
-from test_report import Page
 
 #: Kills of the test below; more of them with EDGEKIT_KILLS=20.
 KILLS = int(os.environ.get("EDGEKIT_KILLS", "2"))
@@ -173,7 +173,7 @@ def told(folder: Path) -> list[tuple[Any, ...]]:
     found = []
     for t in sorted(Study.open(folder).trials, key=lambda t: t.ordinal):
         if t.settled:
-            values = {m: v for m, v in sorted(t.values.items())}
+            values = dict(sorted(t.values.items()))
             found.append((t.ordinal, t.state, tuple(sorted(t.point.items())), tuple(values.items()),
                           t.off, tuple(sorted((t.predicted or {}).items()))))  # fmt: skip
     return found
