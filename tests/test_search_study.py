@@ -168,14 +168,18 @@ def test_a_study_of_failures_ends_and_says_so(tmp_path: Path) -> None:
 # -- kills -----------------------------------------------------------------------------------------
 
 
+#: What does not depend on this machine's clock.
+EXACT = ("accuracy", "accuracy_drop", "distance", "macs", "parameters", "flash_bytes")
+
+
 def told(folder: Path) -> list[tuple[Any, ...]]:
     """What the settled trials say, without what depends on the clock."""
     found = []
     for t in sorted(Study.open(folder).trials, key=lambda t: t.ordinal):
         if t.settled:
-            values = dict(sorted(t.values.items()))
+            values = {m: v for m, v in sorted(t.values.items()) if m in EXACT}
             found.append((t.ordinal, t.state, tuple(sorted(t.point.items())), tuple(values.items()),
-                          t.off, tuple(sorted((t.predicted or {}).items()))))  # fmt: skip
+                          tuple(sorted((t.predicted or {}).items()))))  # fmt: skip
     return found
 
 
@@ -201,7 +205,7 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     assert [t[0] for t in again] == list(range(6))
     assert again == first
     a, b = Study.open(calm).winner, Study.open(killed).winner
-    assert a is not None and b is not None and a.point == b.point and a.values == b.values
+    assert a is not None and b is not None and a.point == b.point
 
 
 @pytest.mark.slow
