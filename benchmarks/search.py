@@ -6,10 +6,10 @@
 
 ``loop``: ResNet-8 and keyword spotting on the virtual Cortex-M4, three seeds; the closed loop against
 uniform widths, a search by MACs and random search with the same trials; the winner's cycles at the same
-accuracy budget, by the oracle's bytes. Nothing is trained: all networks are
-repaired by least squares on unlabelled samples. ``devices``: networks found for one device, measured on all of them. ``overhead``: a study of 200
-trials, timed. ``kills``: a study killed at random moments against an undisturbed one. ``larger``: the space
-with the larger network in it.
+accuracy budget, by the oracle's bytes. Nothing is trained: all networks are repaired by least squares on
+unlabelled samples. ``devices``: networks found for one device, measured on all of them. ``overhead``: a
+study of 200 trials, timed. ``kills``: a study killed at random moments against an undisturbed one.
+``larger``: the space with the larger network in it.
 
 Studies are kept in ``build/search`` and go on where they were: start a benchmark again that was stopped.
 """
@@ -251,10 +251,10 @@ HEAD = """# The closed loop, measured
 
 `EDGEKIT_SHARED=../shared .venv/bin/python benchmarks/search.py` makes everything; what was run is in
 `search.json`. Cycles of the virtual Cortex-M4 are *estimated* from exactly counted instructions
-(`--optimize speed`); accuracy is that of the bytes the firmware gives, by the oracle. Nothing is trained: networks
-are repaired by least squares on unlabelled samples. Every search has the same trials, the same rungs
-(predicted, repaired, measured) and the same repair; the controls differ in what they propose only, and
-their winner is the best of what *they* measured. Standard errors are paired.
+(`--optimize speed`); accuracy is that of the bytes the firmware gives, by the oracle. Nothing is trained:
+networks are repaired by least squares on unlabelled samples. Every search has the same trials, the same
+rungs (predicted, repaired, measured) and the same repair; the controls differ in what they propose only,
+and their winner is the best of what *they* measured. Standard errors are paired.
 """
 
 
