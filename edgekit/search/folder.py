@@ -152,7 +152,7 @@ class StudyFolder:
 
     def same_as(self, document: Mapping[str, Any]) -> None:
         """InputError where ``document`` asks for another study than this (more trials are no other)."""
-        free = ("trials", "jobs", "executor", "edgekit", "timeout", "prices")
+        free = ("trials", "jobs", "executor", "edgekit", "timeout", "prices", "study_name")
         mine = {k: v for k, v in self.spec.items() if k not in free}
         its = json.loads(json.dumps({k: v for k, v in document.items() if k not in free}))
         for key in sorted({*mine, *its}):

@@ -8,19 +8,19 @@ it is *lost*: no result, no part of any sampler's history.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
 import time
-import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import EdgekitError, InputError
+from edgekit.errors import InputError
 from edgekit.search import metrics
 from edgekit.search.folder import StudyFolder
 from edgekit.search.metrics import Budget
@@ -31,6 +31,7 @@ from edgekit.search.trial import Trial
 _CLAIM, _PLAN, _RESULT = "edgekit:claim", "edgekit:plan", "edgekit:result"
 #: An owner on another machine that has not been heard of for so many seconds is taken to be gone.
 SILENT_S = 300.0
+_ATTEMPTS = 3
 
 
 def _owner() -> dict[str, Any]:
@@ -70,6 +71,24 @@ def _quicken(engine: Any) -> None:
         cursor.close()
 
     engine.dispose()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Among the processes of this machine, where it has such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        file = path.open("a")
+    except OSError:  # a study that can only be read
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class _Given:
@@ -121,34 +140,47 @@ class Ledger:
         self.folder = folder
         self.objectives = tuple(objectives)
         self.budgets = tuple(budgets)
-        url = folder.storage_url()
-        options: dict[str, Any] = {}
-        if url.startswith("sqlite"):
-            options = {"connect_args": {"timeout": 120}}
-        name = str(folder.spec["study_name"])
         self._sampler = _sampler_class()({})
+        url = folder.storage_url()
         try:
-            self.storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
-            if url.startswith("sqlite"):
-                _quicken(self.storage.engine)
-            self.optuna = optuna.create_study(
-                study_name=name,
-                storage=self.storage,
-                load_if_exists=True,
-                directions=["maximize" if metrics.better(o) > 0 else "minimize" for o in objectives],
-                sampler=self._sampler,
-            )
-        except (ImportError, EdgekitError) as e:
+            with _one_at_a_time(folder.path / ".lock"):
+                self.storage, self.optuna = self._connect(url)
+        except ImportError as e:
             raise InputError(f"the database of the study needs a driver: {e}") from None
         except Exception as e:  # every driver has errors of its own
             reason = " ".join(str(e).split())[:160]
             raise InputError(f"the database of the study cannot be used ({reason})") from None
         self._born: float | None = None
         self._me = _owner()
-        self._id = uuid.uuid4().hex[:8]
         self._last_beat = 0.0
         self._open: dict[int, Any] = {}
         self._done: dict[int, Trial] = {}
+
+    def _connect(self, url: str) -> tuple[Any, Any]:
+        """The storage and the study in it, both made where they are not there. Processes on other
+        machines may make them at the same time: who comes second finds them."""
+        import optuna
+
+        sqlite = url.startswith("sqlite")
+        options: dict[str, Any] = {"connect_args": {"timeout": 120}} if sqlite else {}
+        directions = ["maximize" if metrics.better(o) > 0 else "minimize" for o in self.objectives]
+        for attempt in range(_ATTEMPTS):
+            try:
+                storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+                if sqlite:
+                    _quicken(storage.engine)
+                study = optuna.create_study(
+                    study_name=str(self.folder.spec["study_name"]), storage=storage,
+                    load_if_exists=True, directions=directions, sampler=self._sampler,
+                )  # fmt: skip
+                return storage, study
+            except ImportError:
+                raise
+            except Exception:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(0.5 * (attempt + 1))
+        raise AssertionError
 
     def close(self) -> None:
         self.storage.engine.dispose()

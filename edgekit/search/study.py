@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,6 +115,8 @@ def make_study(
         raise InputError(
             f"importance '{options.importance}' is unknown; known are {', '.join(IMPORTANCES)}"
         )
+    if Path(target).is_file():  # a YAML file of the user's: the study is continued from anywhere
+        target = os.path.abspath(target)
     chip = registry.get_target(target)
     backend = registry.get_backend(chip.family)
     device = device or backend.default_device(chip)
@@ -144,7 +147,7 @@ def make_study(
         raise InputError(f"{samples.source} holds {len(samples)} samples; a search needs at least 2")
     spec = {
         "edgekit": __version__,
-        "study_name": f"edgekit-{Path(os.path.abspath(out)).name}",
+        "study_name": f"{Path(os.path.abspath(out)).name}-{uuid.uuid4().hex[:12]}",
         "target": target,
         "device": device,
         "objectives": list(parse_objectives(options.objective)),
