@@ -198,7 +198,9 @@ def _check(artifact: Artifact, graph: Graph, data: Dataset, exact: bool) -> dict
     from edgekit import api
     from edgekit.graph.reference import run
 
-    if exact:  # the reference executor gives the device's bytes, and does not take an emulator's time
+    if (
+        exact
+    ):  # the reference executor gives the device's bytes, and does not take an emulator's time
         reference = artifact.reference
         values = run(reference, model_inputs(reference, data))
         ours = [values[o] for o in reference.outputs]

@@ -70,7 +70,9 @@ def predict(
 @app.command()
 def configs(
     model: Model,
-    target: Annotated[str, typer.Option("--target", "-t", help="target names, with commas between")],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="target names, with commas between")
+    ],
     data: Data,
     prefer: Annotated[
         str, typer.Option("--prefer", help="what makes one best: latency, flash or ram")

@@ -113,9 +113,7 @@ def _conv(
         h, w = max(h, kernel[0]), max(w, kernel[1])
         x = b.input(h, w, channels(rng, *inputs))
         stride = strides[rng.integers(len(strides))]
-        return b.conv(
-            x, channels(rng, *outputs), kernel, stride, _activation(rng), _padding(rng)
-        )
+        return b.conv(x, channels(rng, *outputs), kernel, stride, _activation(rng), _padding(rng))
 
     return make
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any, Literal
-
-import numpy as np
 
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
@@ -83,7 +80,7 @@ class TablePredictor:
         error = UNKNOWN if model is None else model.error
         if part.key and (part.kernel, part.key) in self._values:
             error, by = min(SEEN, error) if self.table.unit != "ms" else error, "table"
-        return LayerPrediction(part.node, op, work, value, error * value, part.kernel, by)
+        return LayerPrediction(part.node, op, work, value, error * value, part.variant, by)
 
     # -- the protocol --------------------------------------------------------------------------
 
@@ -121,7 +118,7 @@ class TablePredictor:
         value = ratio * sum(la.value for la in layers)
         value += 0.0 if once is None else once.cost(Dims(counts={"1": 1.0}))
         measured = self.table.networks.get(digest)
-        error = self._total_error(layers, value)
+        error = self._total_error(apart.parts, layers, value)
         if measured is not None:
             value, error = measured, SEEN * measured
         latency = self._milliseconds(1.0)
@@ -140,12 +137,14 @@ class TablePredictor:
             tools=self.table.tools,
         )
 
-    def _total_error(self, layers: tuple[LayerPrediction, ...], value: float) -> float:
+    def _total_error(
+        self, parts: Sequence[Part], layers: Sequence[LayerPrediction], value: float
+    ) -> float:
         """A model's error is much the same for all its layers, so those add up; what different
         models have does not."""
         by_kernel: dict[str | None, float] = {}
-        for la in layers:
-            by_kernel[la.variant] = by_kernel.get(la.variant, 0.0) + la.error
+        for part, la in zip(parts, layers, strict=True):
+            by_kernel[part.kernel] = by_kernel.get(part.kernel, 0.0) + la.error
         floor = float(self.table.facts.get("network_error", SEEN)) * value
         return sqrt(sum(e * e for e in by_kernel.values()) + floor * floor)
 
@@ -182,10 +181,6 @@ class TablePredictor:
         other.__dict__ = {**self.__dict__, "_optimize": optimize, "_known": {}}
         return other
 
-    def with_facts(self, **facts: Any) -> None:
-        """Put more facts into the table."""
-        self._use(replace(self.table, facts={**self.table.facts, **facts}))
-
 
 def total_of(document: Mapping[str, Any], unit: str) -> float | None:
     """The figure of a profile in a table's unit."""
@@ -214,13 +209,3 @@ def shape_digest(graph: Graph) -> str:
         digest.update(repr(row).encode())
     digest.update(repr([number(i) for i in (*graph.inputs, *graph.outputs)]).encode())
     return digest.hexdigest()
-
-
-def relative_errors(predicted: list[float], measured: list[float]) -> dict[str, float]:
-    """Median, 95th percentile and largest absolute relative error."""
-    e = np.abs(np.asarray(predicted) / np.asarray(measured) - 1.0)
-    return {
-        "median": float(np.median(e)),
-        "p95": float(np.quantile(e, 0.95)),
-        "max": float(e.max()),
-    }

@@ -45,12 +45,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Part:
-    """One node. kernel: None where it costs nothing by itself (fused, or in place)."""
+    """One node. kernel: None where it costs nothing by itself (fused, or in place). variant: what the
+    profile would call the kernel, where it names one."""
 
     node: str
     kernel: str | None
     dims: Dims | None = None
     key: str = ""
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,7 @@ class Apart:
 
 
 class LatencyModel(Protocol):
-    """Stateless but for caches. ``graph`` is always what the backend compiles: int8 where it needs int8.
-    """
+    """Stateless but for caches. ``graph`` is always what the backend compiles: int8 where it needs int8."""
 
     def table_of(self, target: Target, engine: str, optimize: str) -> str:
         """What sets tables of one target, device and engine apart, such as compiler flags: short,

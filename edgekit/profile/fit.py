@@ -135,9 +135,7 @@ def fit_totals(
         found[kernel][0].append(term)
         found[kernel][1].append(float(v / scale[index[c]]))
     error, median = _quantile(errors), float(np.median(errors))
-    return {
-        k: Model(tuple(t), tuple(w), error, median, len(y)) for k, (t, w) in found.items()
-    }
+    return {k: Model(tuple(t), tuple(w), error, median, len(y)) for k, (t, w) in found.items()}
 
 
 def _quantile(errors: np.ndarray) -> float:
@@ -199,7 +197,7 @@ def _left_out(a: np.ndarray, solve: Callable[[np.ndarray, np.ndarray], np.ndarra
 
 def _score(errors: np.ndarray) -> np.ndarray:
     """What is made small: large errors count more than small ones, none counts alone."""
-    return np.sqrt((errors**2).mean(axis=-1)) + errors.mean(axis=-1)  # type: ignore[no-any-return]
+    return np.sqrt((errors**2).mean(axis=-1)) + errors.mean(axis=-1)
 
 
 def _how_many(a: np.ndarray, most: int) -> tuple[int, np.ndarray]:
@@ -212,7 +210,7 @@ def _how_many(a: np.ndarray, most: int) -> tuple[int, np.ndarray]:
         path = _path(a[rest], np.ones(len(rest)), most)
         for step in range(most):
             chosen, x = path[min(step, len(path) - 1)]
-            errors[step, out] = np.abs(a[np.ix_(out, chosen)] @ x - 1.0) if chosen else 1.0
+            errors[step, out] = np.abs(a[out][:, chosen] @ x - 1.0) if chosen else 1.0
     score = _score(errors)
     # as few terms as are within a few percent of the best
     best = int(np.flatnonzero(score <= 1.03 * score.min())[0])

@@ -121,9 +121,10 @@ class Predictor(Protocol):
 
     def correct(self, graph: Graph, measured: Mapping[str, Any]) -> float:
         """Put a measured network on record: ``measured`` is the document of ``edgekit profile``
-        (``Profile.to_json``) of this graph. The layers it names become part of the table and the
-        models are fitted again. Returns what the prediction was off, relative:
-        ``predicted / measured - 1``. Nothing is written to disk: see :meth:`save`."""
+        (``Profile.to_json``) of this graph. The layers it names become part of the table, and
+        models that were off by more than their error are fitted again. Returns what the
+        prediction was off, relative: ``predicted / measured - 1``. Nothing is written to disk: see
+        :meth:`save`."""
         ...
 
     def save(self) -> None:

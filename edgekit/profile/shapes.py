@@ -74,7 +74,9 @@ def _of(t: Tensor, found: Mapping[str, tuple[float, float]]) -> tuple[float, flo
     return found.get(t.name, (-_PEAK, _PEAK))
 
 
-def _range(node: Node, graph: Graph, found: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+def _range(
+    node: Node, graph: Graph, found: Mapping[str, tuple[float, float]]
+) -> tuple[float, float]:
     ins = [_of(t, found) for t in graph.ins(node) if t is not None]
     lo, hi = ins[0] if ins else (-_PEAK, _PEAK)
     size = max(-lo, hi, 1e-3)

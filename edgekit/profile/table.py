@@ -56,24 +56,30 @@ class LatencyTable:
         """Changes with every sample."""
         digest = hashlib.sha256(self.fingerprint.encode())
         for s in self.samples:
-            digest.update(f"{s.kernel} {s.key} {s.value!r};".encode())
+            digest.update(f"{s.kernel} {s.key} {float(s.value)!r};".encode())
         digest.update(json.dumps(dict(self.networks), sort_keys=True).encode())
         return digest.hexdigest()[:12]
 
-    def with_samples(self, samples: Iterable[Sample], networks: Mapping[str, float]) -> LatencyTable:
-        """The table with more samples (a newer one of a layer replaces the older), the models of
-        their kernels fitted again."""
+    def with_samples(
+        self, samples: Iterable[Sample], networks: Mapping[str, float]
+    ) -> LatencyTable:
+        """The table with more samples (a newer one of a layer replaces the older). Models that are off
+        by more than they said are fitted again; the others have nothing to learn."""
         known = {(s.kernel, s.key): s for s in self.samples}
         new = [s for s in samples if s.value > 0 and s.kernel]
-        changed = {s.kernel for s in new if known.get((s.kernel, s.key)) != s}
+        changed = {s.kernel for s in new if self._surprises(s)}
         known |= {(s.kernel, s.key): s for s in new}
         every = tuple(known.values())
         models = dict(self.models)
         for kernel in changed:
             own = [s for s in every if s.kernel == kernel]
             models[kernel] = fit([s.dims for s in own], [s.value for s in own])
-        return replace(
-            self, samples=every, models=models, networks={**self.networks, **networks}
+        return replace(self, samples=every, models=models, networks={**self.networks, **networks})
+
+    def _surprises(self, sample: Sample) -> bool:
+        model = self.models.get(sample.kernel)
+        return model is None or (
+            abs(model.cost(sample.dims) / sample.value - 1.0) > max(model.error, SEEN)
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -148,7 +148,9 @@ def _before(
     return top, left
 
 
-def _inside(inputs: int, outputs: int, kernel: int, stride: int, dilation: int, before: int) -> list[int]:
+def _inside(
+    inputs: int, outputs: int, kernel: int, stride: int, dilation: int, before: int
+) -> list[int]:
     """Taps along one axis that lie inside the input, by output."""
     found = []
     for o in range(outputs):

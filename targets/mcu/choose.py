@@ -223,6 +223,15 @@ def _with_cost(option: Option, cost: Cost | None, objective: Objective) -> Optio
 State = dict[str, int]  #: node name -> index of its option
 
 
+def _room(option: Option) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """What an option takes beside its tensors, and what it can compute in place."""
+    return option.call.scratch_bytes, tuple(option.call.inplace)
+
+
+def _first(values: Sequence[Any], value: Any) -> int:
+    return next(k for k, v in enumerate(values) if v == value)
+
+
 class _Search:
     """Exchanging one node's option at a time. Ties always go to the earlier option, so the result
     depends on the graph and the counts only."""
@@ -238,6 +247,12 @@ class _Search:
         self.code_bytes = code_bytes
         self.order = list(options)
         self._work = {name: self._works(found) for name, found in options.items()}
+        self._const = {name: [o.const_bytes for o in found] for name, found in options.items()}
+        # what the arena depends on: options of one number are alike
+        self._alike = {
+            name: [_first([_room(o) for o in found], _room(o)) for o in found]
+            for name, found in options.items()
+        }
         self._ram: dict[tuple[int, ...], int] = {}
 
     @staticmethod
@@ -261,14 +276,13 @@ class _Search:
         sources: set[str] = set()
         total = 0
         for name, k in state.items():
-            option = self.options[name][k]
-            total += option.const_bytes
-            sources.update(option.call.sources)
+            total += self._const[name][k]
+            sources.update(self.options[name][k].call.sources)
         return total + sum(self.code_bytes.get(s, 0) for s in sources)
 
     def ram(self, state: State) -> int:
         """Bytes of the arena, as the planner's quick orders pack it."""
-        key = tuple(state[name] for name in self.order)
+        key = tuple(self._alike[name][state[name]] for name in self.order)
         if key not in self._ram:
             calls = self.calls(state)
             plain = make_buffers(self.graph, calls)
@@ -296,8 +310,8 @@ class _Search:
         be, then exchanges."""
         names = sorted({o.call.variant for found in self.options.values() for o in found})
         least = {
-            name: min(range(len(f)), key=lambda k, f=f: (f[k].const_bytes, k))  # type: ignore[misc]
-            for name, f in self.options.items()
+            name: min(range(len(f)), key=lambda k, f=f: (f[k], k))  # type: ignore[misc]
+            for name, f in self._const.items()
         }
         best: tuple[tuple[int, int], State] | None = None
         for prefer in [None, *names]:

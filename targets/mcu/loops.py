@@ -86,7 +86,9 @@ def _up(n: int, block: int) -> int:
     return -(-n // block)
 
 
-def _split(n: np.ndarray | int, weight: np.ndarray | float = 1.0, block: int = 4) -> tuple[float, float]:
+def _split(
+    n: np.ndarray | int, weight: np.ndarray | float = 1.0, block: int = 4
+) -> tuple[float, float]:
     """(whole blocks, what is left over) of runs of n, each as often as ``weight`` says."""
     n = np.asarray(n)
     return float(np.sum(n // block * weight)), float(np.sum(n % block * weight))

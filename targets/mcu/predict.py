@@ -232,7 +232,9 @@ class McuLatency:
         if machine is None or unit == "ms":
             return self._whole.read_profile(graph, target, engine, optimize, document, unit)
         samples = []
-        nodes = {n.name: (n, k) for n, k in zip(graph.nodes, _node_keys(graph, target), strict=True)}
+        nodes = {
+            n.name: (n, k) for n, k in zip(graph.nodes, _node_keys(graph, target), strict=True)
+        }
         for layer in document["layers"]:
             value, place = layer.get(unit), nodes.get(layer["name"])
             if not value or place is None:
@@ -395,14 +397,12 @@ def _merged(
     return parts
 
 
-def _part(
-    graph: Graph, node: Node, choice: Choice, known: Mapping[tuple[str, str], _Way]
-) -> Part:
+def _part(graph: Graph, node: Node, choice: Choice, known: Mapping[tuple[str, str], _Way]) -> Part:
     call = choice.calls[node.name]
     if _free(graph, node, call):
         return Part(node.name, None)
     way = known[node.name, call.variant]
-    return Part(node.name, way.kernel, way.dims, way.key)
+    return Part(node.name, way.kernel, way.dims, way.key, call.variant)
 
 
 def _memory(
@@ -415,9 +415,7 @@ def _memory(
     constants = sum(variants.const_bytes(c) for c in choice.calls.values())
     if arena is None:
         ways = (mergeable(graph, choice.calls), ())
-        arena = min(
-            pack(make_buffers(graph, choice.calls, m), search=False)[0] for m in ways
-        )
+        arena = min(pack(make_buffers(graph, choice.calls, m), search=False)[0] for m in ways)
     return {
         "flash_bytes": constants + code + _OTHER_FLASH,
         "ram_bytes": arena + _OTHER_RAM,
