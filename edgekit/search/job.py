@@ -11,6 +11,7 @@ from edgekit.data import Dataset
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
 from edgekit.search.folder import StudyFolder
+from edgekit.search.ledger import one_at_a_time
 from edgekit.search.loop import Loop, Watch
 from edgekit.search.study import (
     SearchOptions,
@@ -57,9 +58,10 @@ def finished(loop: Loop, progress: Progress | None) -> dict[str, Any]:
     """The winner of a study whose trials are there, built and verified."""
     loop.ledger.close()
     study = Study.open(loop.folder)
-    document = select(
-        study, loop.folder.path / "winner", evaluator=loop.evaluator, progress=progress
-    )
+    with one_at_a_time(loop.folder.path / ".winner.lock"):
+        document = select(
+            study, loop.folder.path / "winner", evaluator=loop.evaluator, progress=progress
+        )
     listed = study.to_json()
     keys = ("target", "device", "objectives", "strategy", "seed", "quality", "axes", "pareto",
             "prediction", "counts")  # fmt: skip

@@ -74,7 +74,7 @@ def _quicken(engine: Any) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path) -> Iterator[None]:
     """Among the processes of this machine, where it has such locks."""
     try:
         import fcntl
@@ -143,7 +143,7 @@ class Ledger:
         self._sampler = _sampler_class()({})
         url = folder.storage_url()
         try:
-            with _one_at_a_time(folder.path / ".lock"):
+            with one_at_a_time(folder.path / ".lock"):
                 self.storage, self.optuna = self._connect(url)
         except ImportError as e:
             raise InputError(f"the database of the study needs a driver: {e}") from None
@@ -163,7 +163,7 @@ class Ledger:
 
         sqlite = url.startswith("sqlite")
         options: dict[str, Any] = {"connect_args": {"timeout": 120}} if sqlite else {}
-        directions = ["maximize" if metrics.better(o) > 0 else "minimize" for o in self.objectives]
+        directions: list[Any] = ["maximize" if metrics.better(o) > 0 else "minimize" for o in self.objectives]
         for attempt in range(_ATTEMPTS):
             try:
                 storage = optuna.storages.RDBStorage(url, engine_kwargs=options)

@@ -135,7 +135,10 @@ class Loop:
                 while self._room() and self._begin():
                     pass
                 if not self._open:
-                    break
+                    if not self._others():
+                        break
+                    time.sleep(1.0)
+                    continue
                 if self.watch is not None:
                     self.watch(self)
                 at = time.perf_counter()
@@ -152,6 +155,12 @@ class Loop:
         self._teach()
         if self.watch is not None:
             self.watch(self)
+
+    def _others(self) -> bool:
+        """Whether other processes still work on trials; what a dead one had is to be done again."""
+        self.ledger.beat()
+        lost = self.ledger.reap()
+        return bool(lost) or bool(self.history()[1])
 
     def _teach(self) -> None:
         """Correct the device's latency table by the networks of the front, for studies to come."""
