@@ -163,7 +163,8 @@ class Ledger:
 
         sqlite = url.startswith("sqlite")
         options: dict[str, Any] = {"connect_args": {"timeout": 120}} if sqlite else {}
-        directions: list[Any] = ["maximize" if metrics.better(o) > 0 else "minimize" for o in self.objectives]
+        ways = {1: "maximize", -1: "minimize"}
+        directions: list[Any] = [ways[metrics.better(o)] for o in self.objectives]
         for attempt in range(_ATTEMPTS):
             try:
                 storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
