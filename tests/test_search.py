@@ -64,6 +64,7 @@ def test_budgets() -> None:
         metrics.parse_objectives("accuracy,accuracy")
     assert metrics.cost_metric(("accuracy", "ram_bytes"), (b,)) == "latency_ms"
     assert metrics.cost_metric(("accuracy", "macs"), ()) == "macs"
+    assert metrics.cost_metric(("accuracy", "ram_bytes"), ()) == "latency_ms"
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=25))

@@ -196,7 +196,7 @@ class Estimator:
         self.why_not: str | None = None  #: what the predictor refused
         static = metric in ("macs", "parameters")
         self.layers = [
-            LayerCosts(b.groups, "parameters" if metric in ("parameters", "flash_bytes") else "macs")
+            LayerCosts(b.groups, "parameters" if metric == "parameters" else "macs")
             if len(b.groups) else None
             for b in space.bases
         ]  # fmt: skip
