@@ -146,8 +146,7 @@ class LocalExecutor:
         while True:
             if not any(w.task is not None for w in self._workers) and not self._queue:
                 return []
-            left = None if end is None else max(0.0, end - time.monotonic())
-            events = self._selector.select(min(0.5, left) if left is not None else 0.5)
+            events = self._selector.select(self._patience(end))
             found: list[Outcome] = []
             for k, _ in events:
                 found += self._read(k.data)
@@ -155,6 +154,14 @@ class LocalExecutor:
             self._feed()
             if found or (end is not None and time.monotonic() >= end):
                 return found
+
+    def _patience(self, end: float | None) -> float:
+        """Seconds until somebody has to look again: a task is overdue, or the caller wants to know."""
+        now = time.monotonic()
+        busy = [w for w in self._workers if w.task is not None]
+        due = [w.since + (self.timeout if w.ready else START_S) - now for w in busy]
+        left = [0.5, *due, *([] if end is None else [end - now])]
+        return max(0.0, min(left))
 
     def _read(self, worker: _Process) -> list[Outcome]:
         found = []

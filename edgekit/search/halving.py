@@ -46,7 +46,9 @@ def candidates(
     hopeful = []
     for t in trials:
         cost, distance = t.value(metric), t.value("distance")
-        if is_training(t) or t.key is None or cost is None or distance is None:
+        if is_training(t) or t.tag.get("as") == "uncut" or t.key is None:
+            continue
+        if cost is None or distance is None:
             continue
         far = [
             b for b in budgets
