@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from edgekit.graph.ir import Graph
     from edgekit.pipeline import Prepared
     from edgekit.profile.measure import Protocol
+    from edgekit.search.loop import Watch
+    from edgekit.search.study import SearchOptions
     from edgekit.targets.base import Backend, CompileOptions, Progress
     from edgekit.targets.schema import Target
 
@@ -699,6 +701,78 @@ def configs(
     )
 
 
+def search(
+    model: str | Path | Graph,
+    target: str,
+    data: str | Path | Dataset,
+    out: str | Path,
+    *,
+    val: str | Path | Dataset | None = None,
+    device: str | None = None,
+    budgets: list[str] | None = None,
+    options: SearchOptions | None = None,
+    larger: list[str] | None = None,
+    input_shapes: Shapes | None = None,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Search the best network for a device (:mod:`edgekit.search`); ``out`` is the study's folder, and the
+    winner is compiled and verified in ``out/winner``. A study that is there already goes on."""
+    from edgekit.search import job
+
+    dataset = _dataset(data)
+    assert dataset is not None
+    return job.search(
+        load(model, input_shapes) if isinstance(model, (str, Path)) else model,
+        target,
+        dataset,
+        _dataset(val) or dataset,
+        out,
+        device=device,
+        budgets=budgets or [],
+        options=options,
+        larger=[load(m, input_shapes) for m in larger or []],
+        watch=watch,
+        progress=progress,
+    )
+
+
+def select(
+    study: str | Path,
+    out: str | Path,
+    *,
+    pick: int | None = None,
+    budgets: list[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The winner of a study (or the trial ``pick``), compiled into ``out`` and verified."""
+    from edgekit.search.study import Study
+    from edgekit.search.winner import select as chosen
+
+    return chosen(Study.open(study), out, pick=pick, budgets=budgets, progress=progress)
+
+
+def study(
+    path: str | Path,
+    action: str = "list",
+    *,
+    number: int | None = None,
+    out: str | Path | None = None,
+    trials: int | None = None,
+    jobs: int | None = None,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """What was tried and why it won: ``list``, ``show`` (``number``), ``pareto``, ``export`` (``out``), or
+    ``resume`` (go on, to ``trials`` of them)."""
+    from edgekit.search import job
+
+    return job.study(
+        path, action, number=number, out=out, trials=trials, jobs=jobs, watch=watch,
+        progress=progress,
+    )  # fmt: skip
+
+
 def emulate(
     firmware: str | Path,
     core: str,
@@ -720,9 +794,14 @@ def emulate(
 
 
 def report(artifact: str | Path | Artifact, out: str | Path) -> Path:
-    """Write one self-contained HTML page about the artifact and its stored results."""
+    """Write one self-contained HTML page about the artifact (or the study) and its stored results."""
     from edgekit.report import write_report
+    from edgekit.search.folder import is_study
 
+    if isinstance(artifact, (str, Path)) and is_study(artifact):
+        from edgekit.report.study_page import write_study_report
+
+        return write_study_report(artifact, Path(out))
     art = open_artifact(artifact)
     return write_report(art, Path(out))
 
@@ -773,7 +852,10 @@ __all__ = [
     "profile",
     "report",
     "run",
+    "search",
+    "select",
     "sensitivity",
+    "study",
     "targets",
     "tune",
     "verify",

@@ -21,6 +21,8 @@ _PACKAGES = (
     ("capstone", "estimated cycles", "pip install edgekit"),
     ("onnx", ".onnx models", "pip install edgekit"),
     ("ai-edge-litert", ".tflite models", "pip install edgekit"),
+    ("optuna", "edgekit search", "pip install edgekit"),
+    ("ray", "edgekit search --executor ray", "pip install 'edgekit[ray]'"),
     ("torch", "torch models (file.py:factory), training", "pip install 'edgekit[torch]'"),
     ("onnxscript", "torch models", "pip install 'edgekit[torch]'"),
     ("h5py", "Keras .h5 and .keras models", "pip install 'edgekit[keras]'"),

@@ -6,7 +6,7 @@ import importlib
 from edgekit.cli.common import app
 from edgekit.cli.process import main
 
-for _group in ("main_job", "measuring", "tune", "compression", "prediction", "export"):
+for _group in ("main_job", "measuring", "tune", "compression", "prediction", "search", "export"):
     importlib.import_module(f"{__name__}.{_group}")
 
 __all__ = ["app", "main"]

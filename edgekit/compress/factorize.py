@@ -59,6 +59,11 @@ def _kind(node: Node, g: Graph) -> str | None:
     return "pointwise" if w.shape[1:3] == (1, 1) else "spatial"
 
 
+def factorizable(graph: Graph) -> list[str]:
+    """Names of the nodes that have a low-rank form."""
+    return [n.name for n in graph.nodes if _kind(n, graph) is not None]
+
+
 def _svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
 
@@ -301,7 +306,7 @@ def factorize(
     """
     if (energy is None) == (macs is None):
         raise InputError("factorize takes one of energy and macs (shares that remain)")
-    names = [n.name for n in graph.nodes if _kind(n, graph) is not None]
+    names = factorizable(graph)
     for name in layers or ():
         if name not in names:
             raise InputError(

@@ -120,6 +120,11 @@ class Wanted:
         other = None if self.other is None else self.other[:, o]
         return Wanted(self.total[:, o], other, self.low, self.high)
 
+    def by_channel(self) -> Wanted:
+        """The same, with each channel's values together in memory."""
+        other = None if self.other is None else np.asfortranarray(self.other)
+        return Wanted(np.asfortranarray(self.total), other, self.low, self.high)
+
     def start(self) -> np.ndarray:
         return self.total if self.other is None else self.total - self.other
 
@@ -195,8 +200,11 @@ def _fit(
         cout = w.shape[3]
         flat = w0.reshape(-1, cout)
         new, bias = np.empty_like(flat), np.empty(cout)
+        # one channel at a time: laid out so that a channel's values are neighbours in memory
+        columns = np.ascontiguousarray(design.transpose(2, 0, 1))
+        wanted = wanted.by_channel()
         for c in range(cout):
-            column = np.ascontiguousarray(design[:, :, c * cin // cout])
+            column = columns[c * cin // cout]
             target = wanted.channels(slice(c, c + 1))
             fitted, b = ridge_fit(column, target, flat[:, c][None], ridge)
             new[:, c], bias[c] = fitted[0], b[0]

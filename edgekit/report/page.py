@@ -53,6 +53,22 @@ def write_report(art: Artifact, out: Path) -> Path:
 
 def render(art: Artifact) -> str:
     """The page as text."""
+    from markupsafe import Markup
+
+    script = _asset("script.js")
+    page = environment({"page": _asset("page.html.jinja"), "macros": _asset("macros.html.jinja")})
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page.get_template("page").render(
+        style=Markup(_asset("style.css")),
+        script=Markup(script),
+        script_digest=digest,
+        data=Markup(_embedded(art)),
+        **view(art),
+    )
+
+
+def environment(templates: Mapping[str, str]) -> Any:
+    """Jinja with autoescape, and with all text that is shown cleaned (:func:`.text.clean`)."""
     from jinja2 import DictLoader, Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -61,11 +77,8 @@ def render(art: Artifact) -> str:
             value if isinstance(value, Markup) or not isinstance(value, str) else text.clean(value)
         )
 
-    script = _asset("script.js")
-    environment = Environment(
-        loader=DictLoader(
-            {"page": _asset("page.html.jinja"), "macros": _asset("macros.html.jinja")}
-        ),
+    made = Environment(
+        loader=DictLoader(dict(templates)),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=finish,
@@ -73,15 +86,8 @@ def render(art: Artifact) -> str:
         lstrip_blocks=True,
     )
     for f in (text.number, text.compact, text.size, text.percent, text.short, text.shape):
-        environment.filters[f.__name__] = f
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page").render(
-        style=Markup(_asset("style.css")),
-        script=Markup(script),
-        script_digest=digest,
-        data=Markup(_embedded(art)),
-        **view(art),
-    )
+        made.filters[f.__name__] = f
+    return made
 
 
 def _asset(name: str) -> str:
