@@ -3,12 +3,15 @@ time limits, a device that reboots."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +45,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", "--port",
              str(self.port), "--port-end", str(self.port + 1), *arguments],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         end = time.monotonic() + 180
         while True:
@@ -54,7 +57,9 @@ class Server:
                 time.sleep(0.2)
 
     def close(self) -> None:
-        self.process.kill()
+        # The one that listens is a child of the one that was started.
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(20)
 
 
