@@ -247,6 +247,11 @@ def make_buffers(
     merge: Sequence[tuple[str, str]] = (),
 ) -> list[Buffer]:
     """One buffer for each activation (or chain of in-place activations) and each scratch."""
+    return activation_buffers(graph, merge) + scratch_buffers(graph, calls)
+
+
+def activation_buffers(graph: Graph, merge: Sequence[tuple[str, str]] = ()) -> list[Buffer]:
+    """The activations' part of :func:`make_buffers`."""
     life = lifetimes(graph)
     root = {name: name for name in life}
     views = _views(graph)
@@ -262,7 +267,7 @@ def make_buffers(
     groups: dict[str, list[str]] = {}
     for name in life:
         groups.setdefault(root[name], []).append(name)
-    buffers = [
+    return [
         Buffer(
             name=head,
             bytes=max(graph.tensor(m).nbytes for m in members if m not in views),
@@ -274,7 +279,12 @@ def make_buffers(
         )
         for head, members in groups.items()
     ]
-    taken = set(life)
+
+
+def scratch_buffers(graph: Graph, calls: Mapping[str, KernelCall]) -> list[Buffer]:
+    """The scratch's part of :func:`make_buffers`."""
+    buffers = []
+    taken = set(graph.inputs).union(*(n.outputs for n in graph.nodes))
     for step, node in enumerate(graph.nodes):
         call = calls.get(node.name)
         if call is not None and call.scratch_bytes > 0:
@@ -303,6 +313,16 @@ def lower_bound(buffers: Sequence[Buffer]) -> tuple[int, int]:
         if total > best:
             best, at = total, step
     return best, at
+
+
+def alive_bytes(buffers: Sequence[Buffer], steps: int) -> list[int]:
+    """Bytes alive at each step from -1 to ``steps``, both included."""
+    change = [0] * (steps + 3)
+    for b in buffers:
+        for p in b.parts:
+            change[p.first + 1] += p.bytes
+            change[p.last + 2] -= p.bytes
+    return list(itertools.accumulate(change[:-1]))
 
 
 def first_fit(order: Sequence[Buffer]) -> tuple[int, dict[str, int]]:
