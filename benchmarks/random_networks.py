@@ -1,6 +1,6 @@
 """Random int8 networks from the operator set: what benchmarks and checks are run on besides known models.
 
-    from random_networks import network
+    from random_networks import network, mobilenet_v1, mobilenet_v2
     graph = network(seed)          # the same seed, the same network
 
 Each is a small CNN of a random family (plain, residual, depthwise separable, inverted residual, branches,
@@ -219,9 +219,58 @@ def float_network(seed: int) -> Graph:
     return net.graph.validate()
 
 
+def _rounded(channels: float) -> int:
+    near = max(8, int(channels + 4) // 8 * 8)
+    return near if near >= 0.9 * channels else near + 8
+
+
+def _classifier(net: _Net, x: str, classes: int) -> Graph:
+    x = net.op("MEAN", [x], axes=(1, 2), keep_dims=False)
+    net.graph.outputs = (net.op("SOFTMAX", [net.dense(x, classes)], beta=1.0),)
+    net.graph.prune()
+    return net.graph.validate()
+
+
+def mobilenet_v1(width: float = 0.25, size: int = 96, classes: int = 2) -> Graph:
+    """MobileNetV1 (Howard et al. 2017, table 1) with random weights, int8."""
+    net = _Net(np.random.default_rng(1), f"mobilenet_v1_{width}_{size}", (1, size, size, 3))
+    x = net.conv("x", _rounded(32 * width), (3, 3), (2, 2), "RELU6")
+    for channels, stride in (
+        *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (512, 1)),
+        *((512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
+    ):
+        x = net.depthwise(x, (3, 3), (stride, stride))
+        x = net.conv(x, _rounded(channels * width), (1, 1), (1, 1), "RELU6")
+    return _quantized(_classifier(net, x, classes), 1)
+
+
+def mobilenet_v2(width: float = 0.35, size: int = 96, classes: int = 2) -> Graph:
+    """MobileNetV2 (Sandler et al. 2018, table 2) with random weights, int8."""
+    net = _Net(np.random.default_rng(2), f"mobilenet_v2_{width}_{size}", (1, size, size, 3))
+    x = net.conv("x", _rounded(32 * width), (3, 3), (2, 2), "RELU6")
+    for expansion, channels, blocks, first in (
+        *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1)),
+        *((6, 160, 3, 2), (6, 320, 1, 1)),
+    ):
+        for k in range(blocks):
+            stride = first if k == 0 else 1
+            before, c = x, net.shape(x)[3]
+            if expansion > 1:
+                x = net.conv(x, c * expansion, (1, 1), (1, 1), "RELU6")
+            x = net.depthwise(x, (3, 3), (stride, stride))
+            x = net.conv(x, _rounded(channels * width), (1, 1), (1, 1), "NONE")
+            if net.shape(x) == net.shape(before):
+                x = net.op("ADD", [before, x], activation="NONE")
+    x = net.conv(x, 1280, (1, 1), (1, 1), "RELU6")
+    return _quantized(_classifier(net, x, classes), 2)
+
+
 def network(seed: int) -> Graph:
     """The int8 network of a seed."""
-    graph = float_network(seed)
+    return _quantized(float_network(seed), seed)
+
+
+def _quantized(graph: Graph, seed: int) -> Graph:
     rng = np.random.default_rng([20261122, seed])
     x = rng.normal(0, 1, (4, *graph.tensor("x").shape[1:])).astype(np.float32)
     options = QuantizeOptions(observer="minmax", bias_correction=False)

@@ -23,7 +23,7 @@ from edgekit_targets.mcu import measure as measuring
 from edgekit_targets.mcu.choose import Limits, Option, _Search
 from edgekit_targets.mcu.contract import ConstArray, KernelCall
 from edgekit_targets.mcu.knapsack import Code, Item, solve
-from edgekit_targets.mcu.toolchain import why_missing
+from edgekit_targets.mcu.toolchain import Compiler, why_missing
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,8 @@ def test_a_wrong_rank_does_not_matter(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("edgekit_targets.mcu.backend.find_options", upside_down)
     assert plan_of(compile_to(tmp_path / "b", small_net())) == right
     assert plan_of(compile_to(tmp_path / "c", small_net(), kernels="rank")) != right
+    portable = plan_of(compile_to(tmp_path / "d", small_net(), kernels="portable"))
+    assert all(name.endswith("_ref") or name.startswith("none") for name in portable.values())
 
 
 def test_counts_are_kept_and_a_damaged_one_is_counted_again(
@@ -93,6 +95,31 @@ def test_counts_are_kept_and_a_damaged_one_is_counted_again(
     assert len(programs) == 1
     assert third.manifest["plan"] == first.manifest["plan"]
     assert json.loads(stored[0].read_text())["costs"]
+
+
+def test_kernels_are_compiled_once_and_a_damaged_object_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    real = Compiler.compile
+
+    def watching(self, folder, units, *rest):
+        compiled.extend(u.source for u in units if u.source.startswith("kernels/"))
+        real(self, folder, units, *rest)
+
+    monkeypatch.setattr(Compiler, "compile", watching)
+    first = compile_to(tmp_path / "a", small_net(), toolchain="zig")
+    assert len(compiled) == len(set(compiled)) > 10  # counted and linked, compiled once
+    compiled.clear()
+    objects = sorted((tmp_path / "cache" / "kernel-objects").glob("*.o"))
+    for path in objects[1:]:
+        path.write_bytes(path.read_bytes()[:-1])
+    second = compile_to(tmp_path / "b", small_net(), toolchain="zig")
+    assert compiled
+    assert second.file("firmware.elf").read_bytes() == first.file("firmware.elf").read_bytes()
+    compiled.clear()
+    compile_to(tmp_path / "c", small_net(), toolchain="zig", optimize="size")
+    assert compiled  # other flags, other objects
 
 
 def test_without_an_emulator_the_rank_decides_and_the_artifact_says_so(
@@ -120,7 +147,7 @@ def test_size_and_ram_are_kept_for_what_they_are_asked(tmp_path: Path) -> None:
         ({"flash_limit": "many"}, "positive number of bytes"),
         ({"ram_limit": 0}, "positive number of bytes"),
         ({"objective": "joules"}, "cycles or instructions"),
-        ({"kernels": "dice"}, "measure or rank"),
+        ({"kernels": "dice"}, "measure or rank or portable"),
         ({"colour": 1}, "has no option 'colour'"),
     ],
 )

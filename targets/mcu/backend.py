@@ -67,7 +67,7 @@ class McuBackend:
         options = {
             "toolchain": "auto, zig, gcc, or best: both are counted and the better one is taken",
             "objective": "cycles or instructions: what the choice of kernels makes small",
-            "kernels": "measure or rank: how kernels are chosen",
+            "kernels": "measure or rank: how kernels are chosen; portable: of portable C only",
             "flash_limit": "bytes of flash the model may take, instead of the target's",
             "ram_limit": "bytes of RAM the model may take, instead of the target's",
         }
@@ -102,7 +102,8 @@ class McuBackend:
     ) -> Compiled:
         """``options.extra``: ``toolchain`` (``auto``, ``zig``, ``gcc``, ``best``); ``flash_limit`` and
         ``ram_limit`` (bytes that the choice of kernels has to keep, instead of the target's);
-        ``objective`` (``cycles``, ``instructions``); ``kernels`` (``measure``, ``rank``). Raises
+        ``objective`` (``cycles``, ``instructions``); ``kernels`` (``measure``, ``rank``,
+        ``portable``: measured, but only C that any core can run). Raises
         UnsupportedError (every node named), DoesNotFitError (both numbers), ToolchainError."""
         _check_engine(options.engine)
         mcu = parse(target)
@@ -176,7 +177,8 @@ class McuBackend:
             )
 
         say("choosing kernels")
-        found = find_options(graph, target)
+        portable = options.extra.get("kernels") == "portable"
+        found = find_options(graph, target, portable)
         limits = _limits(mcu)
         constants, arena = least(graph, found)
         if mcu.flash_bytes is not None and constants > mcu.flash_bytes:
@@ -205,7 +207,15 @@ class McuBackend:
             attempts += 1
             folder = out if attempts == 1 else out / ".again"
             graph, choice, plan = lay_out(
-                given, found, target, select, options.optimize, limits.ram, not mcu.is_host, say
+                given,
+                found,
+                target,
+                select,
+                options.optimize,
+                limits.ram,
+                not mcu.is_host,
+                say,
+                portable,
             )
             names = {name: call.variant for name, call in choice.calls.items()}
             if names == tried:
@@ -360,7 +370,7 @@ def _check_engine(engine: str) -> None:
 _EXTRA = {
     "toolchain": ("auto", "zig", "gcc", "best"),
     "objective": ("cycles", "instructions"),
-    "kernels": ("measure", "rank"),
+    "kernels": ("measure", "rank", "portable"),
     "flash_limit": None,
     "ram_limit": None,
 }

@@ -195,15 +195,17 @@ def least_scratch(found: Found) -> dict[str, KernelCall]:
     }
 
 
-def find_options(graph: Graph, target: Target) -> Found:
+def find_options(graph: Graph, target: Target, portable: bool = False) -> Found:
     """Every node's variants that take it, and the reasons of those that do not. UnsupportedError
-    names the first node that none takes."""
+    names the first node that none takes. portable: only those that any core can run."""
     options: dict[str, list[Option]] = {}
     rejected: dict[str, list[tuple[str, str]]] = {}
     for node in graph.nodes:
         found, refused = [], []
         for v in variants.variants_of(node.type):
             reason = v.reject(node, graph, target)
+            if portable and v.rank < variants.REF_RANK:
+                reason = "portable kernels were asked for"
             if reason is None:
                 found.append(Option(v.lower(node, graph, target), v.rank))
             else:
