@@ -71,7 +71,7 @@ def compiled(folder: Path, graph: Graph, target: str, **extra: object) -> Artifa
     return Artifact.open(folder)
 
 
-def _counted(artifact: Artifact, xs: list[np.ndarray]) -> tuple[Profile, list[np.ndarray]]:
+def counted(artifact: Artifact, xs: list[np.ndarray]) -> tuple[Profile, list[np.ndarray]]:
     backend = get_backend("mcu")
     with open_device(backend.default_device(artifact.target), target=artifact.target) as device:
         outputs = backend.run(artifact, device, xs).outputs
@@ -89,7 +89,7 @@ def compare(graph: Graph, target: str, toolchain: str) -> Row:
     with tempfile.TemporaryDirectory() as tmp:
         ours = compiled(Path(tmp) / "a", graph, target, toolchain=toolchain)
         plain = compiled(Path(tmp) / "b", graph, target, toolchain=toolchain, kernels="portable")
-        (mine, outputs), (theirs, others) = _counted(ours, xs), _counted(plain, xs)
+        (mine, outputs), (theirs, others) = counted(ours, xs), counted(plain, xs)
     wrong = 0
     for name, *values in zip(graph.outputs, outputs, others, strict=True):
         wrong += sum(int(np.count_nonzero(v != expected[name])) for v in values)

@@ -38,7 +38,7 @@ MAX_ARENA_BYTES = 6 << 20
 _ALIGN = 16
 _SEED = 1
 _PATTERN = "pattern"
-_FORMAT = 1  #: of the stored costs; a new number forgets the old ones
+_FORMAT = 2  #: of the stored costs; a new number forgets the old ones
 
 
 @dataclass(frozen=True)

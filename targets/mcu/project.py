@@ -270,8 +270,8 @@ def build_firmware(
 
 
 _RT_FLAGS = {
-    "zig": ("-fno-builtin",),
-    "gcc": ("-fno-builtin", "-fno-tree-loop-distribute-patterns"),
+    "zig": ("-fno-builtin", "-Os"),
+    "gcc": ("-fno-builtin", "-fno-tree-loop-distribute-patterns", "-Os"),
 }
 
 
