@@ -29,7 +29,7 @@ from edgekit.targets.base import (
 from edgekit.targets.schema import Target
 
 from . import codegen, profile, toolchain, variants
-from .choose import OTHER_RAM, Choice, Found, Limits, choose, find_options, least
+from .choose import Choice, Found, Limits, balance, beside, choose, find_options, least
 from .config import McuTarget, parse
 from .layout import lay_out
 from .memory import Plan
@@ -141,7 +141,7 @@ class McuBackend:
                 refused = e
                 shutil.rmtree(folder)
                 continue
-            made.append((_merit(compiled, options.optimize), compiled, folder))
+            made.append((_merit(compiled, options.optimize, mcu), compiled, folder))
         if not made:
             assert refused is not None
             raise refused
@@ -237,8 +237,8 @@ class McuBackend:
             if attempts == MOST_ATTEMPTS:
                 break
             # what is in the program beside constants and kernels is known now
-            beside = compiled.memory["flash_bytes"] - choice.flash
-            limits = replace(room, flash=max(0, flash - beside))
+            rest = compiled.memory["flash_bytes"] - choice.flash
+            limits = replace(room, flash=max(0, flash - rest))
         assert best is not None
         if not mcu.is_host:
             flash, ram = best.memory["flash_bytes"], best.memory["static_ram_bytes"]
@@ -435,7 +435,7 @@ def _replace_contents(out: Path, folder: Path) -> None:
     folder.rmdir()
 
 
-def _merit(compiled: Compiled, optimize: toolchain.Optimize) -> tuple[int, ...]:
+def _merit(compiled: Compiled, optimize: toolchain.Optimize, mcu: McuTarget) -> tuple[int, ...]:
     """What a preference makes small, of the linked program."""
     work, memory = compiled.details["kernels_work"], compiled.memory
     flash, ram = memory["flash_bytes"], memory["static_ram_bytes"]
@@ -443,7 +443,7 @@ def _merit(compiled: Compiled, optimize: toolchain.Optimize) -> tuple[int, ...]:
         "speed": (work, flash),
         "size": (flash, work),
         "ram": (ram, work),
-        "balanced": (work**2 * flash**3 * (ram + OTHER_RAM) ** 4,),
+        "balanced": (balance(work, flash, ram, beside(mcu)),),
     }[optimize]
 
 
