@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcu_case import compile_to, small_net
 
@@ -248,12 +248,14 @@ def every_state(options: dict[str, list[Option]]):
         yield dict(zip(options, picks, strict=True))
 
 
+@settings(deadline=None)
 @given(networks)
 def test_fastest_is_the_fastest_of_all(nodes) -> None:
     search, options = fake(nodes)
     assert search.work(search.fastest()) == min(search.work(s) for s in every_state(options))
 
 
+@settings(deadline=None)
 @given(networks)
 def test_least_ram_is_the_least_within_the_allowed_work(nodes) -> None:
     search, _options = fake(nodes)
@@ -263,6 +265,7 @@ def test_least_ram_is_the_least_within_the_allowed_work(nodes) -> None:
     assert search.ram(state) <= search.ram(search.fastest())
 
 
+@settings(deadline=None)
 @given(networks, st.data())
 def test_a_limit_of_flash_is_kept_at_the_least_work_there_is(nodes, data) -> None:
     search, options = fake(nodes)
@@ -273,6 +276,7 @@ def test_a_limit_of_flash_is_kept_at_the_least_work_there_is(nodes, data) -> Non
     assert search.work(state) == min(search.work(s) for s in states if search.flash(s) <= limit)
 
 
+@settings(deadline=None)
 @given(networks, st.data())
 def test_a_limit_of_ram_that_can_be_kept_is_kept(nodes, data) -> None:
     search, options = fake(nodes)
@@ -282,6 +286,7 @@ def test_a_limit_of_ram_that_can_be_kept_is_kept(nodes, data) -> None:
     assert search.ram(state) <= limit
 
 
+@settings(deadline=None)
 @given(networks)
 def test_smallest_is_the_smallest(nodes) -> None:
     search, options = fake(nodes)
@@ -302,6 +307,7 @@ kernel_items = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(kernel_items, min_size=1, max_size=5),
     st.lists(st.builds(Code, st.integers(0, 50), st.integers(0, 5)), min_size=5, max_size=5),

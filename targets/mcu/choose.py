@@ -46,15 +46,15 @@ OTHER_FLASH, OTHER_RAM = 6 * 1024, 1024
 MAX_REF_MACS = 4_000_000
 
 
-#: Share of a target's memory below which a model's use of it hardly matters.
-LITTLE = 10
+#: Share of a target's RAM below which a model's use of it hardly matters.
+LITTLE = 64
 
 
 def beside(mcu: McuTarget) -> tuple[int, int]:
-    """Bytes of flash and RAM that :func:`balance` adds to a model's: a model that takes 10 KB instead of
-    20 KB is half as large where 64 KB are all there is, and the same where there are megabytes."""
-    flash, ram = mcu.flash_bytes or 0, mcu.ram_bytes or 0
-    return max(OTHER_FLASH, flash // LITTLE), max(OTHER_RAM, ram // LITTLE)
+    """Bytes of flash and RAM that :func:`balance` adds to a model's: a model that takes 10 KB of RAM
+    instead of 20 KB is half as large where 64 KB are all there is, and the same where there are
+    megabytes."""
+    return OTHER_FLASH, max(OTHER_RAM, (mcu.ram_bytes or 0) // LITTLE)
 
 
 def balance(work: int, flash: int, ram: int, beside: tuple[int, int]) -> int:
