@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/predictor.py [--networks 100] [--run TARGET[:ENGINE[:OPTIMIZE[:N]]] ...]
 
 For every run: ``edgekit calibrate`` in an empty cache (timed), then each network is quantized, predicted,
-compiled and profiled (``random_networks.py``; the seeds are always the same). Profiles are kept beside the
+compiled and profiled (``predictor_networks.py``; the seeds are always the same). Profiles lie beside the
 page in ``predictor.json`` with the hash of what they were made with, and are not made again while that
 stands; ``--again`` makes them anew.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from random_networks import FAMILIES, network, quantized
+from predictor_networks import FAMILIES, network, quantized
 
 PAGE = Path(__file__).with_suffix(".md")
 KEPT = Path(__file__).with_suffix(".json")
@@ -121,7 +121,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "",
         "Made by `.venv/bin/python benchmarks/predictor.py`: random networks "
         f"({', '.join(f.__name__ for f in FAMILIES)}; 0.3 to 12 million MACs,",
-        "`benchmarks/random_networks.py`) that no table has seen. `edgekit calibrate` ran in an empty",
+        "`benchmarks/predictor_networks.py`) that no table has seen. `edgekit calibrate` ran in an empty",
         "cache; then each network was predicted, compiled and profiled. Errors are relative to the",
         "profile, whose kind is named; predictions are of the kind estimated. *from the int8 network*:",
         "what `edgekit predict MODEL.tflite` gives; *from the float network*: shapes only, no weights, no",

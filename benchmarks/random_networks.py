@@ -1,190 +1,279 @@
-"""Random networks as people have them on small devices: the same ones for every seed.
+"""Random int8 networks from the operator set: what benchmarks and checks are run on besides known models.
 
-Seven families (residual, depthwise-separable, inverted bottlenecks, plain, audio, auto-encoders,
-branches), channel counts as designed (multiples of 8), as pruned by hand (multiples of 4) and as left
-over by pruning (anything). Weights are random, scaled so that activations keep their size.
+    from random_networks import network, mobilenet_v1, mobilenet_v2
+    graph = network(seed)          # the same seed, the same network
 
-    from random_networks import network, quantized
-    graph = quantized(network(seed))            # int8; network(seed) is float
+Each is a small CNN of a random family (plain, residual, depthwise separable, inverted residual, branches,
+dense, one-dimensional as of audio), its shapes odd as often as round, quantized on random data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
 from edgekit.compress import QuantizeOptions, quantize
-from edgekit.graph import Graph
-from edgekit.graph.ops import macs
-from edgekit.profile.networks import Builder
+from edgekit.graph import Graph, Tensor
+from edgekit.graph.ops import infer_shapes
 
-#: What a microcontroller runs in a fraction of a second.
-MACS = (300_000, 12_000_000)
+FAMILIES = ("plain", "residual", "separable", "inverted", "branches", "dense", "audio")
+#: Most bytes of one activation: what a microcontroller may hold.
+MOST_BYTES = 40_000
 
 
-class _Draw:
-    """Random decisions of one network."""
+class _Net:
+    """A float graph in the making; methods return the name of the tensor they made."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> None:
         self.rng = rng
-        self.step = int(rng.choice([1, 1, 4, 8]))
+        self.graph = Graph(name, {}, [], ("x",), ())
+        self.graph.tensors["x"] = Tensor("x", shape, "float32")
 
-    def channels(self, usual: float) -> int:
-        """Around ``usual``, in the network's own steps."""
-        c = usual * float(np.exp(self.rng.normal(0, 0.35)))
-        return max(3, self.step, round(c / self.step) * self.step)
+    def shape(self, x: str) -> tuple[int, ...]:
+        return self.graph.tensor(x).shape
 
-    def one_of(self, *values: object) -> object:
-        return values[int(self.rng.integers(len(values)))]
+    def op(self, kind: str, inputs: Sequence[str], **attrs: object) -> str:
+        node = self.graph.add_node(kind, list(inputs), ["pending"], attrs)
+        shape = infer_shapes(node, self.graph.ins(node))[0]
+        out = self.graph.add_tensor(Tensor(f"{node.name}_out", shape, "float32"))
+        self.graph.nodes[-1] = node.with_(outputs=(out.name,))
+        return out.name
 
-    def number(self, *values: int) -> int:
-        return int(self.one_of(*values))  # type: ignore[call-overload]
+    def const(self, data: np.ndarray) -> str:
+        return self.graph.add_const("c", data.astype(np.float32)).name
 
-    def chance(self, p: float) -> bool:
-        return bool(self.rng.random() < p)
+    def pick(self, *options: object) -> object:
+        return options[int(self.rng.integers(len(options)))]
 
+    def activation(self) -> str:
+        return str(self.pick("RELU", "RELU", "RELU6", "NONE"))
 
-def _head(b: Builder, d: _Draw, x: str) -> str:
-    if d.chance(0.7):
-        x = b.mean(x)
-    else:
-        h, w = b.shape(x)[1:3]
-        x = b.flatten(b.pool(x, "AVERAGE", 2, 2) if min(h, w) >= 4 and d.chance(0.6) else x)
-    if d.chance(0.25):
-        x = b.dense(x, d.channels(48), "RELU")
-    x = b.dense(x, d.number(2, 3, 5, 6, 10, 12, 20))
-    return b.softmax(x) if d.chance(0.7) else x
+    def channels(self, most: int = 48) -> int:
+        """Round numbers and any others alike."""
+        c = int(self.rng.integers(3, most + 1))
+        return c if self.rng.random() < 0.4 else max(4, c // 8 * 8)
 
+    def _filter(self, x: str, size: tuple[int, int]) -> tuple[int, int]:
+        h, w = self.shape(x)[1:3]
+        return min(size[0], h), min(size[1], w)
 
-def _image(b: Builder, d: _Draw) -> str:
-    size = d.number(16, 20, 24, 28, 32, 32, 40, 48, 64, 96)
-    return b.input(size, size, d.number(1, 3, 3))
+    def conv(
+        self,
+        x: str,
+        out: int,
+        size: tuple[int, int] = (3, 3),
+        stride: tuple[int, int] = (1, 1),
+        activation: str | None = None,
+        padding: object = "SAME",
+        dilation: tuple[int, int] = (1, 1),
+    ) -> str:
+        kh, kw = self._filter(x, size)
+        c = self.shape(x)[3]
+        w = self.rng.normal(0, 1 / np.sqrt(kh * kw * c), (out, kh, kw, c))
+        inputs = [x, self.const(w), self.const(self.rng.normal(0, 0.2, out))]
+        return self.op(
+            "CONV_2D", inputs, stride=stride, dilation=dilation, padding=padding,
+            activation=self.activation() if activation is None else activation,
+        )  # fmt: skip
 
+    def depthwise(
+        self,
+        x: str,
+        size: tuple[int, int] = (3, 3),
+        stride: tuple[int, int] = (1, 1),
+        times: int = 1,
+    ) -> str:
+        kh, kw = self._filter(x, size)
+        c = self.shape(x)[3] * times
+        w = self.rng.normal(0, 1 / np.sqrt(kh * kw), (1, kh, kw, c))
+        inputs = [x, self.const(w), self.const(self.rng.normal(0, 0.2, c))]
+        return self.op(
+            "DEPTHWISE_CONV_2D", inputs, stride=stride, dilation=(1, 1), padding="SAME",
+            activation=self.activation(),
+        )  # fmt: skip
 
-def residual(b: Builder, d: _Draw) -> str:
-    """ResNet v1, as MLPerf Tiny's: three stages, a projection where the size changes."""
-    x = b.conv(_image(b, d), d.channels(16), 3, d.number(1, 1, 2))
-    width = 16.0
-    for stage in range(d.number(2, 3, 3)):
-        for block in range(d.number(1, 1, 2)):
-            stride = 2 if stage and not block else 1
-            out = d.channels(width) if not block else b.shape(x)[3]
-            y = b.conv(x, d.channels(width), 3, stride)
-            y = b.conv(y, out, 3, 1, "NONE")
-            if stride > 1 or b.shape(x)[3] != out:
-                x = b.conv(x, out, 1, stride, "NONE")
-            x = b.add(x, y)
-        width *= 2
-    return _head(b, d, x)
+    def dense(self, x: str, out: int, activation: str = "NONE") -> str:
+        n = int(np.prod(self.shape(x)))
+        w = self.rng.normal(0, 1 / np.sqrt(n), (out, n))
+        inputs = [x, self.const(w), self.const(self.rng.normal(0, 0.2, out))]
+        return self.op("FULLY_CONNECTED", inputs, activation=activation, keep_num_dims=False)
 
+    def pool(self, x: str) -> str:
+        h, w = self.shape(x)[1:3]
+        size = (min(h, int(self.rng.integers(2, 4))), min(w, int(self.rng.integers(2, 4))))
+        return self.op(
+            str(self.pick("MAX_POOL_2D", "AVERAGE_POOL_2D")), [x], filter=size,
+            stride=(min(2, h), min(2, w)), padding=self.pick("SAME", "VALID"), activation="NONE",
+        )  # fmt: skip
 
-def separable(b: Builder, d: _Draw) -> str:
-    """MobileNet v1: depthwise 3x3 and pointwise, in turn."""
-    activation = str(d.one_of("RELU", "RELU", "RELU6"))
-    x = b.conv(_image(b, d), d.channels(12), 3, 2, activation)
-    width = 20.0
-    for _ in range(d.number(3, 4, 5, 6)):
-        stride = 2 if d.chance(0.4) and min(b.shape(x)[1:3]) > 5 else 1
-        x = b.depthwise(x, d.number(3, 3, 3, 5), stride, activation)
-        width *= 1.6 if stride == 2 else 1.1
-        x = b.conv(x, d.channels(width), 1, 1, activation)
-    return _head(b, d, x)
+    def stride(self, x: str) -> tuple[int, int]:
+        h, w = self.shape(x)[1:3]
+        return (min(2, h), min(2, w)) if h * w > 36 and self.rng.random() < 0.45 else (1, 1)
 
-
-def inverted(b: Builder, d: _Draw) -> str:
-    """MobileNet v2 and MCUNet: expand, depthwise, project, and a residual where shapes allow."""
-    x = b.conv(_image(b, d), d.channels(12), 3, 2, "RELU6")
-    width = 12.0
-    for _ in range(d.number(2, 3, 4, 5)):
-        stride = 2 if d.chance(0.4) and min(b.shape(x)[1:3]) > 5 else 1
-        width *= 1.5 if stride == 2 else 1.0
-        c = b.shape(x)[3]
-        out = c if stride == 1 and d.chance(0.6) else d.channels(width)
-        y = b.conv(x, d.channels(c * d.number(2, 3, 4, 6)), 1, 1, "RELU6")
-        y = b.depthwise(y, d.number(3, 3, 5, 7), stride, "RELU6")
-        y = b.conv(y, out, 1, 1, "NONE")
-        x = b.add(x, y, "NONE") if stride == 1 and out == c else y
-    return _head(b, d, x)
-
-
-def plain(b: Builder, d: _Draw) -> str:
-    """Convolutions and max pools, dense layers behind them."""
-    x = _image(b, d)
-    width = 10.0
-    for _ in range(d.number(2, 3, 4)):
-        for _ in range(d.number(1, 1, 2)):
-            padding = str(d.one_of("SAME", "SAME", "VALID")) if b.shape(x)[1] > 8 else "SAME"
-            x = b.conv(x, d.channels(width), d.number(3, 3, 3, 5), 1, "RELU", padding)
-        if min(b.shape(x)[1:3]) >= 6:
-            x = b.pool(x, str(d.one_of("MAX", "MAX", "AVERAGE")), 2, 2)
-        width *= 1.7
-    return _head(b, d, x)
+    def wide(self, x: str, out: int) -> int:
+        """``out`` channels, fewer where their activation would be too large."""
+        h, w = self.shape(x)[1:3]
+        return max(4, min(out, MOST_BYTES // max(1, h * w)))
 
 
-def audio(b: Builder, d: _Draw) -> str:
-    """Spectrograms: DS-CNN with a tall first kernel, or convolutions along time."""
-    x = b.input(d.number(25, 49, 61, 98), d.number(10, 13, 16, 40), 1)
-    if d.chance(0.6):
-        x = b.conv(x, d.channels(48), (10, 4), 2)
-        for _ in range(d.number(2, 3, 4)):
-            x = b.conv(b.depthwise(x), d.channels(48), 1)
-    else:
-        x = b.conv(x, d.channels(20), (3, b.shape(x)[2]), 1, "RELU", "VALID")
-        for _ in range(d.number(2, 3, 4)):
-            x = b.conv(x, d.channels(28), (d.number(3, 5, 9), 1), (d.number(1, 2), 1))
-    return _head(b, d, x)
+def _block(net: _Net, family: str, x: str) -> str:
+    rng, c = net.rng, net.shape(x)[3]
+    if family == "audio":
+        family = str(net.pick("separable", "plain"))
+    if family == "residual":
+        y = net.conv(x, c)
+        return net.op("ADD", [x, net.conv(y, c, activation="NONE")], activation="RELU")
+    if family == "separable":
+        size = net.pick((3, 3), (3, 3), (5, 5), (3, 1), (2, 4))
+        y = net.depthwise(x, size, net.stride(x))  # type: ignore[arg-type]
+        return net.conv(y, net.wide(y, net.channels()), (1, 1))
+    if family == "inverted":
+        y = net.conv(x, net.wide(x, c * int(rng.integers(2, 5))), (1, 1), activation="RELU6")
+        stride = net.stride(y)
+        y = net.depthwise(y, (3, 3), stride)
+        y = net.conv(y, c, (1, 1), activation="NONE")
+        return net.op("ADD", [x, y], activation="NONE") if stride == (1, 1) else y
+    if family == "branches":
+        parts = [
+            net.conv(x, net.wide(x, net.channels(16)), net.pick((1, 1), (3, 3), (1, 5)))  # type: ignore[arg-type]
+            for _ in range(int(rng.integers(2, 4)))
+        ]
+        return net.op("CONCATENATION", parts, axis=3, activation="NONE")
+    size = net.pick((3, 3), (3, 3), (1, 1), (5, 5), (3, 2), (2, 2))
+    dilation = (2, 2) if rng.random() < 0.06 and min(net.shape(x)[1:3]) > 6 else (1, 1)
+    stride = (1, 1) if dilation != (1, 1) else net.stride(x)
+    padding = net.pick("SAME", "SAME", "VALID") if dilation == (1, 1) else "SAME"
+    return net.conv(x, net.wide(x, net.channels()), size, stride, None, padding, dilation)  # type: ignore[arg-type]
 
 
-def autoencoder(b: Builder, d: _Draw) -> str:
-    """Dense layers narrowing to a code and widening again."""
-    n = d.number(64, 128, 256, 320, 640)
-    x = b.input(n)
-    width, code = d.channels(96), d.channels(8)
-    layers = d.number(2, 3, 4)
-    for k in range(2 * layers + 1):
-        x = b.dense(x, code if k == layers else width, "RELU")
-    return b.dense(x, n)
+def _extra(net: _Net, x: str) -> str:
+    """Now and then something other than a convolution."""
+    rng = net.rng
+    dice = rng.random()
+    h, w, c = net.shape(x)[1:]
+    if dice < 0.10 and min(h, w) >= 4:
+        return net.pool(x)
+    if dice < 0.18:
+        kind = str(net.pick("HARD_SWISH", "LOGISTIC", "TANH", "LEAKY_RELU", "GELU"))
+        attrs: dict[str, dict[str, object]] = {
+            "LEAKY_RELU": {"alpha": 0.1},
+            "GELU": {"approximate": False},
+        }
+        return net.op(kind, [x], **attrs.get(kind, {}))
+    if dice < 0.24:
+        y = net.op("MEAN", [x], axes=(1, 2), keep_dims=True)
+        y = net.op("LOGISTIC", [net.conv(y, c, (1, 1), activation="NONE")])
+        return net.op("MUL", [x, y], activation="NONE")
+    if dice < 0.28 and min(h, w) >= 3:
+        return net.op("PAD", [x], paddings=((0, 0), (1, 0), (0, 1), (0, 0)), value=0.0)
+    if dice < 0.31 and h * w * c * 4 <= MOST_BYTES // 2:
+        kind = str(net.pick("RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR"))
+        size = (2 * h, 2 * w)
+        return net.op(kind, [x], size=size, align_corners=False, half_pixel_centers=False)
+    if dice < 0.34:
+        pair = [x, net.conv(x, c, (1, 1), activation="NONE")]
+        if dice < 0.325:
+            return net.op("ADD", pair, activation=net.activation())
+        kind = str(net.pick("SUB", "MAXIMUM", "MINIMUM"))
+        return net.op(kind, pair, **({"activation": "NONE"} if kind == "SUB" else {}))
+    return x
 
 
-def branches(b: Builder, d: _Draw) -> str:
-    """SqueezeNet's and Inception's: parallel convolutions, concatenated."""
-    x = b.conv(_image(b, d), d.channels(12), 3, 2)
-    for k in range(d.number(1, 2, 3)):
-        s = b.conv(x, d.channels(8 + 4 * k), 1)
-        parts = [b.conv(s, d.channels(12 + 6 * k), 1), b.conv(s, d.channels(12 + 6 * k), 3)]
-        if d.chance(0.3):
-            parts.append(b.conv(s, d.channels(8), 5))
-        x = b.concat(*parts)
-        if min(b.shape(x)[1:3]) >= 6 and d.chance(0.7):
-            x = b.pool(x, "MAX", d.number(2, 3), 2)
-    return _head(b, d, x)
-
-
-FAMILIES: tuple[Callable[[Builder, _Draw], str], ...] = (
-    residual, separable, inverted, plain, audio, autoencoder, branches,
-)  # fmt: skip
-
-
-def network(seed: int, most: int = MACS[1]) -> Graph:
-    """The float network of a seed, with at most ``most`` multiply-accumulates (at least
-    ``MACS[0]``, dense networks aside)."""
+def float_network(seed: int) -> Graph:
+    """The network of a seed before quantization."""
+    rng = np.random.default_rng([20261121, seed])
     family = FAMILIES[seed % len(FAMILIES)]
-    for attempt in range(1000):
-        rng = np.random.default_rng([20261121, seed, attempt])
-        b = Builder(rng, f"{family.__name__}-{seed}")
-        graph = b.finish(family(b, _Draw(rng)))
-        size = sum(macs(n, graph) for n in graph.nodes)
-        if size <= most and (size >= MACS[0] or family is autoencoder):
-            return graph
-    raise AssertionError(f"no network of the family of seed {seed} is that small")
+    if family == "audio":
+        shape: tuple[int, ...] = (1, int(rng.integers(16, 50)), int(rng.integers(4, 14)), 1)
+    elif family == "dense":
+        shape = (1, int(rng.integers(20, 640)))
+    else:
+        side = int(rng.integers(8, 33))
+        shape = (1, side, int(rng.integers(max(6, side - 6), side + 4)), int(rng.integers(1, 5)))
+    net = _Net(rng, f"random_{seed:03d}_{family}", shape)
+    x = "x"
+    if family == "dense":
+        for _ in range(int(rng.integers(2, 6))):
+            x = net.dense(x, int(rng.integers(4, 160)), net.activation())
+    else:
+        first = net.pick((3, 3), (3, 3), (5, 5), (4, 10) if family == "audio" else (3, 3))
+        x = net.conv(x, net.wide(x, net.channels(32)), first, net.stride(x))  # type: ignore[arg-type]
+        for _ in range(int(rng.integers(2, 6))):
+            x = _extra(net, _block(net, family, x))
+        h, w, _ = net.shape(x)[1:]
+        head = rng.random()
+        if head < 0.4:
+            x = net.op(
+                "AVERAGE_POOL_2D", [x], filter=(h, w), stride=(h, w), padding="VALID",
+                activation="NONE",
+            )  # fmt: skip
+        elif head < 0.7:
+            x = net.op("MEAN", [x], axes=(1, 2), keep_dims=False)
+        x = net.op("RESHAPE", [x], new_shape=(1, int(np.prod(net.shape(x)))))
+    x = net.dense(x, int(rng.integers(2, 20)))
+    if rng.random() < 0.7:
+        x = net.op("SOFTMAX", [x], beta=1.0)
+    net.graph.outputs = (x,)
+    net.graph.prune()
+    return net.graph.validate()
 
 
-def quantized(graph: Graph, samples: int = 4) -> Graph:
-    """The int8 form, calibrated on noise; weights are random, so no other data fits better."""
-    rng = np.random.default_rng(7)
-    inputs = [
-        rng.normal(0, 1, (samples, *graph.tensor(i).shape[1:])).astype(np.float32)
-        for i in graph.inputs
-    ]
-    return quantize(graph, inputs, QuantizeOptions(observer="minmax"))
+def _rounded(channels: float) -> int:
+    near = max(8, int(channels + 4) // 8 * 8)
+    return near if near >= 0.9 * channels else near + 8
+
+
+def _classifier(net: _Net, x: str, classes: int) -> Graph:
+    x = net.op("MEAN", [x], axes=(1, 2), keep_dims=False)
+    net.graph.outputs = (net.op("SOFTMAX", [net.dense(x, classes)], beta=1.0),)
+    net.graph.prune()
+    return net.graph.validate()
+
+
+def mobilenet_v1(width: float = 0.25, size: int = 96, classes: int = 2) -> Graph:
+    """MobileNetV1 (Howard et al. 2017, table 1) with random weights, int8."""
+    net = _Net(np.random.default_rng(1), f"mobilenet_v1_{width}_{size}", (1, size, size, 3))
+    x = net.conv("x", _rounded(32 * width), (3, 3), (2, 2), "RELU6")
+    for channels, stride in (
+        *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (512, 1)),
+        *((512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
+    ):
+        x = net.depthwise(x, (3, 3), (stride, stride))
+        x = net.conv(x, _rounded(channels * width), (1, 1), (1, 1), "RELU6")
+    return _quantized(_classifier(net, x, classes), 1)
+
+
+def mobilenet_v2(width: float = 0.35, size: int = 96, classes: int = 2) -> Graph:
+    """MobileNetV2 (Sandler et al. 2018, table 2) with random weights, int8."""
+    net = _Net(np.random.default_rng(2), f"mobilenet_v2_{width}_{size}", (1, size, size, 3))
+    x = net.conv("x", _rounded(32 * width), (3, 3), (2, 2), "RELU6")
+    for expansion, channels, blocks, first in (
+        *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1)),
+        *((6, 160, 3, 2), (6, 320, 1, 1)),
+    ):
+        for k in range(blocks):
+            stride = first if k == 0 else 1
+            before, c = x, net.shape(x)[3]
+            if expansion > 1:
+                x = net.conv(x, c * expansion, (1, 1), (1, 1), "RELU6")
+            x = net.depthwise(x, (3, 3), (stride, stride))
+            x = net.conv(x, _rounded(channels * width), (1, 1), (1, 1), "NONE")
+            if net.shape(x) == net.shape(before):
+                x = net.op("ADD", [before, x], activation="NONE")
+    x = net.conv(x, 1280, (1, 1), (1, 1), "RELU6")
+    return _quantized(_classifier(net, x, classes), 2)
+
+
+def network(seed: int) -> Graph:
+    """The int8 network of a seed."""
+    return _quantized(float_network(seed), seed)
+
+
+def _quantized(graph: Graph, seed: int) -> Graph:
+    rng = np.random.default_rng([20261122, seed])
+    x = rng.normal(0, 1, (4, *graph.tensor("x").shape[1:])).astype(np.float32)
+    options = QuantizeOptions(observer="minmax", bias_correction=False)
+    result = quantize(graph, [x], options)
+    result.name = graph.name
+    return result

@@ -234,7 +234,7 @@ def test_unknown_engines_and_options_are_refused(tmp_path: Path) -> None:
         BACKEND.compile(g, t, tmp_path, CompileOptions(engine="tvm"))
     with pytest.raises(InputError, match="no option 'speedup'"):
         BACKEND.compile(g, t, tmp_path, CompileOptions(extra={"speedup": 2}))
-    with pytest.raises(ToolchainError, match="there are auto, zig and gcc"):
+    with pytest.raises(ToolchainError, match="there are auto, zig, gcc and best"):
         BACKEND.compile(g, t, tmp_path, CompileOptions(extra={"toolchain": "icc"}))
     assert not list(tmp_path.iterdir())
 

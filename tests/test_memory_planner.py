@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from edgekit.graph.ir import Graph, Tensor
 from edgekit_targets.mcu.checker import PlanError, check_plan
 from edgekit_targets.mcu.contract import KernelCall
-from edgekit_targets.mcu.memory import Buffer, lower_bound, pack, plan_memory
+from edgekit_targets.mcu.memory import (
+    MERGES,
+    Buffer,
+    lower_bound,
+    make_buffers,
+    mergeable,
+    pack,
+    plan_memory,
+)
 
 
 def call(scratch: int = 0, inplace: tuple[tuple[int, int], ...] = ()) -> KernelCall:
@@ -84,6 +93,28 @@ def test_small_cases_are_optimal(buffers: list[Buffer]) -> None:
     assert arena == place_at_best(buffers)
 
 
+@settings(max_examples=25, deadline=None)
+@given(buffer_lists(most=8, size=32))
+def test_cases_beyond_the_fixed_orders_are_optimal(buffers: list[Buffer]) -> None:
+    arena, at = pack(buffers)
+    assert_sound(buffers, arena, at)
+    assert arena == place_at_best(buffers)
+
+
+def test_where_every_fixed_order_loses() -> None:
+    rng = random.Random(5)
+    for _ in range(300):
+        buffers = [
+            Buffer(f"b{k}", 8 * rng.randint(1, 6), f := rng.randint(0, 6), f + rng.randint(0, 3))
+            for k in range(8)
+        ]
+        best = pack(buffers)[0]
+        if best < pack(buffers, search=False)[0]:
+            assert best == place_at_best(buffers)
+            return
+    raise AssertionError("the fixed orders were optimal 300 times")
+
+
 @settings(max_examples=40, deadline=None)
 @given(buffer_lists(most=24, size=5000))
 def test_large_cases_are_sound_and_near_the_bound(buffers: list[Buffer]) -> None:
@@ -95,26 +126,28 @@ def test_large_cases_are_sound_and_near_the_bound(buffers: list[Buffer]) -> None
 
 
 @st.composite
-def random_graphs(draw: st.DrawFn) -> tuple[Graph, dict[str, KernelCall]]:
-    sizes = {"x": draw(st.integers(1, 300))}
+def random_graphs(
+    draw: st.DrawFn, most: int = 9, size: int = 300, results: int = 2
+) -> tuple[Graph, dict[str, KernelCall]]:
+    sizes = {"x": draw(st.integers(1, size))}
     nodes, calls = [], {}
     names = ["x"]
     if draw(st.booleans()):
-        sizes["x2"] = draw(st.integers(1, 300))
+        sizes["x2"] = draw(st.integers(1, size))
         names.append("x2")
     inputs = list(names)
-    for k in range(draw(st.integers(1, 9))):
+    for k in range(draw(st.integers(1, most))):
         ins = draw(st.lists(st.sampled_from(names[-4:]), min_size=1, max_size=3))
-        outs = [f"t{k}_{j}" for j in range(draw(st.integers(1, 2)))]
+        outs = [f"t{k}_{j}" for j in range(draw(st.integers(1, results)))]
         for o in outs:
-            sizes[o] = draw(st.integers(1, 300))
+            sizes[o] = draw(st.integers(1, size))
         pairs = draw(
             st.lists(
                 st.tuples(st.integers(0, len(ins) - 1), st.integers(0, len(outs) - 1)), max_size=2
             )
         )
         nodes.append((f"n{k}", ins, outs))
-        calls[f"n{k}"] = call(draw(st.sampled_from([0, 0, 7, 200])), tuple(pairs))
+        calls[f"n{k}"] = call(draw(st.sampled_from([0, 0, 7, size * 2 // 3])), tuple(pairs))
         names += outs
     outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
     return graph_of(sizes, nodes, inputs, outputs), calls
@@ -134,6 +167,21 @@ def chain(n: int, size: int = 100) -> Graph:
     names = [f"t{k}" for k in range(n + 1)]
     nodes = [(f"n{k}", [names[k]], [names[k + 1]]) for k in range(n)]
     return graph_of(dict.fromkeys(names, size), nodes, names[:1], names[-1:])
+
+
+@settings(max_examples=25, deadline=None)
+@given(random_graphs(most=4, size=40, results=1))
+def test_plans_of_small_graphs_are_the_optimum(case: tuple[Graph, dict[str, KernelCall]]) -> None:
+    """Over every set of in-place pairs and every placement, without the planner's own search."""
+    graph, calls = case
+    pairs = mergeable(graph, calls)
+    best = min(
+        place_at_best(make_buffers(graph, calls, some))
+        for n in range(len(pairs) + 1)
+        for some in itertools.combinations(pairs, n)
+    )
+    assert len(pairs) <= MERGES
+    assert plan_memory(graph, calls).arena_bytes == best
 
 
 def test_a_chain_in_place_takes_one_buffer() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +29,7 @@ from edgekit.targets.base import (
 from edgekit.targets.schema import Target
 
 from . import board, codegen, profile, toolchain, variants
-from .choose import Choice, Found, Limits, choose, find_options, least
+from .choose import Choice, Found, Limits, balance, beside, choose, find_options, least
 from .config import McuTarget, parse
 from .layout import lay_out
 from .memory import Plan
@@ -67,9 +69,9 @@ class McuBackend:
             if why is not None and toolchain.why_missing("gcc") is None:
                 why = None
         options = {
-            "toolchain": "auto, zig or gcc",
+            "toolchain": "auto, zig, gcc, or best: both are counted and the better one is taken",
             "objective": "cycles or instructions: what the choice of kernels makes small",
-            "kernels": "measure or rank: how kernels are chosen",
+            "kernels": "measure or rank: how kernels are chosen; portable: of portable C only",
             "flash_limit": "bytes of flash the model may take, instead of the target's",
             "ram_limit": "bytes of RAM the model may take, instead of the target's",
         }
@@ -108,9 +110,10 @@ class McuBackend:
         options: CompileOptions,
         progress: Progress | None = None,
     ) -> Compiled:
-        """``options.extra``: ``toolchain`` (``auto``, ``zig``, ``gcc``); ``flash_limit`` and
+        """``options.extra``: ``toolchain`` (``auto``, ``zig``, ``gcc``, ``best``); ``flash_limit`` and
         ``ram_limit`` (bytes that the choice of kernels has to keep, instead of the target's);
-        ``objective`` (``cycles``, ``instructions``); ``kernels`` (``measure``, ``rank``). Raises
+        ``objective`` (``cycles``, ``instructions``); ``kernels`` (``measure``, ``rank``,
+        ``portable``: measured, but only C that any core can run). Raises
         UnsupportedError (every node named), DoesNotFitError (both numbers), ToolchainError."""
         _check_engine(options.engine)
         mcu = parse(target)
@@ -118,12 +121,47 @@ class McuBackend:
         given = {k: int(options.extra[k]) for k in _LIMITS if k in options.extra}
         mcu = replace(mcu, flash_limit=given.get("flash_limit"), ram_limit=given.get("ram_limit"))
         choice = str(options.extra.get("toolchain", "auto"))
-        compiler = (
-            toolchain.host_compiler(choice)
-            if mcu.toolchain is None
-            else toolchain.arm_compiler(mcu.toolchain, choice)
-        )
-        return self.build(graph, mcu, compiler, out, options, progress)
+        if mcu.toolchain is None:
+            compiler = toolchain.host_compiler("auto" if choice == "best" else choice)
+            return self.build(graph, mcu, compiler, out, options, progress)
+        compilers = toolchain.arm_compilers(mcu.toolchain, choice)
+        if len(compilers) == 1:
+            return self.build(graph, mcu, compilers[0], out, options, progress)
+        return self._build_best(graph, mcu, compilers, out, options, progress)
+
+    def _build_best(
+        self,
+        graph: Graph,
+        mcu: McuTarget,
+        compilers: Sequence[toolchain.Compiler],
+        out: Path,
+        options: CompileOptions,
+        progress: Progress | None,
+    ) -> Compiled:
+        """:meth:`build` with each compiler; the result that the preference asks for, earlier ones
+        first where they are equal. Which were tried is in the details."""
+        made: list[tuple[tuple[int, ...], Compiled, Path]] = []
+        refused: DoesNotFitError | None = None
+        for compiler in compilers:
+            folder = out / f".{compiler.name}"
+            folder.mkdir()
+            try:
+                compiled = self.build(graph, mcu, compiler, folder, options, progress)
+            except DoesNotFitError as e:
+                refused = e
+                shutil.rmtree(folder)
+                continue
+            made.append((_merit(compiled, options.optimize, mcu), compiled, folder))
+        if not made:
+            assert refused is not None
+            raise refused
+        _, best, chosen = min(made, key=lambda m: m[0])
+        for path in sorted(chosen.iterdir()):
+            os.replace(path, out / path.name)
+        for _, _, folder in made:
+            shutil.rmtree(folder)
+        tried = {str(c.details["toolchain"]): c.details["kernels_work"] for _, c, _ in made}
+        return replace(best, details={**best.details, "toolchains_compared": tried})
 
     def build(
         self,
@@ -149,9 +187,9 @@ class McuBackend:
             )
 
         say("choosing kernels")
-        found = find_options(graph, target)
+        portable = options.extra.get("kernels") == "portable"
+        found = find_options(graph, target, portable)
         limits = _limits(mcu)
-        whole = graph
         constants, arena = least(graph, found)
         if mcu.flash_bytes is not None and constants > mcu.flash_bytes:
             _check_fit(target, mcu, constants, arena + mcu.config.stack_bytes, "at least ")
@@ -172,13 +210,68 @@ class McuBackend:
                 progress=progress,
             )
 
-        graph, choice, plan = lay_out(
-            graph, found, target, select, options.optimize, limits.ram, not mcu.is_host, say
-        )
+        given, room, attempts = graph, limits, 0
+        best: Compiled | None = None
+        tried: dict[str, str] | None = None
+        while True:
+            attempts += 1
+            folder = out if attempts == 1 else out / ".again"
+            graph, choice, plan = lay_out(
+                given,
+                found,
+                target,
+                select,
+                options.optimize,
+                limits.ram,
+                not mcu.is_host,
+                say,
+                portable,
+            )
+            names = {name: call.variant for name, call in choice.calls.items()}
+            if names == tried:
+                break
+            tried = names
+            if attempts > 1:
+                folder.mkdir()
+            compiled = self._build_chosen(graph, choice, plan, mcu, compiler, folder, options, say)
+            compiled = replace(compiled, graph=None if graph is given else graph)
+            if attempts == 1 or best is None or _better(compiled, best, mcu):
+                if attempts > 1:
+                    _replace_contents(out, folder)
+                best = compiled
+            elif attempts > 1:
+                shutil.rmtree(folder)
+            flash = mcu.flash_bytes
+            if flash is None or mcu.is_host or (not choice.limited and _fits(compiled, mcu)):
+                break
+            if attempts == MOST_ATTEMPTS:
+                break
+            # what is in the program beside constants and kernels is known now
+            rest = compiled.memory["flash_bytes"] - choice.flash
+            limits = replace(room, flash=max(0, flash - rest))
+        assert best is not None
+        if not mcu.is_host:
+            flash, ram = best.memory["flash_bytes"], best.memory["static_ram_bytes"]
+            _check_fit(target, mcu, flash, ram + mcu.config.stack_bytes)
+        return best
+
+    def _build_chosen(
+        self,
+        graph: Graph,
+        choice: Choice,
+        plan: Plan,
+        mcu: McuTarget,
+        compiler: toolchain.Compiler,
+        out: Path,
+        options: CompileOptions,
+        say: Progress,
+    ) -> Compiled:
+        """The project of a choice, and its programs, in ``out``; whether its code fits is not looked at."""
         calls = choice.calls
         source = codegen.generate(graph, calls, plan)
         constants = sum(source.const_bytes)
-        _check_fit(target, mcu, constants, plan.arena_bytes + mcu.config.stack_bytes, "at least ")
+        ram = plan.arena_bytes + mcu.config.stack_bytes
+        _check_fit(mcu.target, mcu, constants, ram, "at least ")
 
         say("writing C")
         project = write_project(out, graph, calls, source, mcu, options.optimize)
@@ -204,7 +297,6 @@ class McuBackend:
                 out, project, plan, constants, mcu, compiler, options.optimize
             )
             sizes = read_sizes(out / programs[0])
-            _check_fit(target, mcu, sizes.flash, sizes.static_ram + mcu.config.stack_bytes)
             memory |= {
                 "flash_bytes": sizes.flash,
                 "code_bytes": sizes.code,
@@ -218,7 +310,6 @@ class McuBackend:
             plan=_plan_rows(graph, choice, source, plan),
             memory=memory,
             tools={compiler.name: compiler.version},
-            graph=None if graph is whole else graph,
             details={
                 "program": programs[0],
                 "trace_program": programs[1],
@@ -226,6 +317,7 @@ class McuBackend:
                 "optimize": options.optimize,
                 "kernels_chosen_by": choice.by,
                 "kernels_not_counted": choice.why_rank,
+                "kernels_work": choice.work,
                 "host": mcu.is_host,
                 "flags": [] if mcu.toolchain is None else list(gcc_flags(mcu.toolchain)),
             },
@@ -290,9 +382,9 @@ def _check_engine(engine: str) -> None:
 
 
 _EXTRA = {
-    "toolchain": ("auto", "zig", "gcc"),
+    "toolchain": ("auto", "zig", "gcc", "best"),
     "objective": ("cycles", "instructions"),
-    "kernels": ("measure", "rank"),
+    "kernels": ("measure", "rank", "portable"),
     "flash_limit": None,
     "ram_limit": None,
 }
@@ -315,6 +407,9 @@ def check_extra(extra: Mapping[str, Any]) -> None:
             )
 
 
+#: Programs that are linked at most to come near a limit of flash.
+MOST_ATTEMPTS = 3
+
 _LIMITS = ("flash_limit", "ram_limit")
 
 #: Code of start-up and test program that is in a firmware besides kernels and constants, roughly.
@@ -329,6 +424,41 @@ def _limits(mcu: McuTarget) -> Limits:
         None if flash is None else max(0, flash - _OTHER_CODE),
         None if ram is None else max(0, ram - mcu.config.stack_bytes),
     )
+
+
+def _fits(compiled: Compiled, mcu: McuTarget) -> bool:
+    flash, ram = compiled.memory["flash_bytes"], compiled.memory["static_ram_bytes"]
+    small = mcu.flash_bytes is None or flash <= mcu.flash_bytes
+    return small and (mcu.ram_bytes is None or ram + mcu.config.stack_bytes <= mcu.ram_bytes)
+
+
+def _better(new: Compiled, old: Compiled, mcu: McuTarget) -> bool:
+    """Whether ``new`` fits and ``old`` does not, or fits, too, at less work."""
+    if not _fits(old, mcu):
+        return _fits(new, mcu) or new.memory["flash_bytes"] < old.memory["flash_bytes"]
+    return _fits(new, mcu) and new.details["kernels_work"] < old.details["kernels_work"]
+
+
+def _replace_contents(out: Path, folder: Path) -> None:
+    """What is in ``folder``, a folder in ``out``, instead of everything else there."""
+    for path in sorted(out.iterdir()):
+        if path != folder:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in sorted(folder.iterdir()):
+        os.replace(path, out / path.name)
+    folder.rmdir()
+
+
+def _merit(compiled: Compiled, optimize: toolchain.Optimize, mcu: McuTarget) -> tuple[int, ...]:
+    """What a preference makes small, of the linked program."""
+    work, memory = compiled.details["kernels_work"], compiled.memory
+    flash, ram = memory["flash_bytes"], memory["static_ram_bytes"]
+    return {
+        "speed": (work, flash),
+        "size": (flash, work),
+        "ram": (ram, work),
+        "balanced": (balance(work, flash, ram, beside(mcu)),),
+    }[optimize]
 
 
 def _check_fit(target: Target, mcu: McuTarget, flash: int, ram: int, bound: str = "") -> None:

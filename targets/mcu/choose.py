@@ -1,8 +1,9 @@
 """Which kernel runs each node: decided once for the whole model, from what was counted.
 
 Limits of flash and RAM belong to the model, not to a node: kernels share their code, and a node's
-scratch only counts where the arena is fullest. So the choice starts from the best variant of every
-node and is improved or repaired by exchanging one node's variant at a time, judged on the whole.
+scratch only counts where the arena is fullest. Flash adds up, so the least work within a limit of it, and
+the fewest bytes, are found exactly (``knapsack``); the arena does not, so there the choice is improved
+by exchanging one node's variant at a time, judged on the whole.
 """
 
 from __future__ import annotations
@@ -18,8 +19,18 @@ from edgekit.targets.schema import Target
 from . import variants
 from .config import McuTarget
 from .contract import KernelCall
+from .knapsack import Code, Item, solve
 from .measure import Cost, Costs, measure
-from .memory import lower_bound, make_buffers, mergeable, pack
+from .memory import (
+    Buffer,
+    activation_buffers,
+    alive_bytes,
+    lower_bound,
+    make_buffers,
+    mergeable,
+    pack,
+    scratch_buffers,
+)
 from .toolchain import Compiler, Optimize
 
 Objective = Literal["cycles", "instructions"]
@@ -33,6 +44,23 @@ OTHER_FLASH, OTHER_RAM = 6 * 1024, 1024
 #: A portable kernel is not counted on a layer with so many MACs when there is a better rank: it takes
 #: seconds to execute and is an order of magnitude behind.
 MAX_REF_MACS = 4_000_000
+
+
+#: Share of a target's RAM below which a model's use of it hardly matters.
+LITTLE = 64
+
+
+def beside(mcu: McuTarget) -> tuple[int, int]:
+    """Bytes of flash and RAM that :func:`balance` adds to a model's: a model that takes 10 KB of RAM
+    instead of 20 KB is half as large where 64 KB are all there is, and the same where there are
+    megabytes."""
+    return OTHER_FLASH, max(OTHER_RAM, (mcu.ram_bytes or 0) // LITTLE)
+
+
+def balance(work: int, flash: int, ram: int, beside: tuple[int, int]) -> int:
+    """What ``balanced`` makes small: a product of work, flash and RAM, in which a percent of RAM is worth
+    two of speed and one of flash one and a half: memory is what microcontrollers have least of."""
+    return work**2 * (flash + beside[0]) ** 3 * (ram + beside[1]) ** 4
 
 
 @dataclass(frozen=True)
@@ -65,7 +93,8 @@ Found = tuple[dict[str, list[Option]], dict[str, list[tuple[str, str]]]]
 class Choice:
     """calls: node name -> what it runs. options: what there was. rejected: variant -> reason.
     by: ``measurement`` or ``rank``; why_rank: why nothing was counted. work: of the nodes that had a
-    choice; least_work: of the fastest choice."""
+    choice; least_work: of the fastest choice. flash: bytes of constants and kernel code. limited:
+    whether the limits made it another choice."""
 
     calls: Mapping[str, KernelCall]
     options: Mapping[str, Sequence[Option]]
@@ -74,6 +103,8 @@ class Choice:
     why_rank: str | None = None
     work: int = 0
     least_work: int = 0
+    flash: int = 0
+    limited: bool = False
 
     def explain(self, node: str) -> list[dict[str, Any]]:
         """JSON-ready rows of a node: every variant, its figures or the reason it was not taken."""
@@ -125,22 +156,25 @@ def choose(
     if costs is None:
         costs = Costs({}, {}, "not asked for")
         if not by_rank:
-            costs = measure(graph, contested(graph, options), mcu, compiler, optimize, progress)
+            alone = [found[0].call for found in options.values() if len(found) == 1]
+            calls = contested(graph, options)
+            costs = measure(graph, calls, mcu, compiler, optimize, progress, alone)
     measured = costs.absent is None
     options = {
         name: [_with_cost(o, costs.by_call.get((name, o.call.variant)), objective) for o in found]
         for name, found in options.items()
     }
-    search = _Search(graph, options, costs.code_bytes)
+    search = _Search(graph, options, costs.code_bytes, beside(mcu))
     if optimize == "size":
-        state = search.smallest()
+        wanted = search.smallest()
     elif optimize == "ram":
-        state = search.least_ram(most_work)
+        wanted = search.least_ram(most_work)
     elif optimize == "balanced" and measured:
-        state = search.balanced()
+        wanted = search.balanced()
     else:
-        state = search.fastest()
-    state = search.within(state, limits)
+        wanted = search.fastest()
+    value = search.aim(optimize if measured or optimize != "balanced" else "speed")
+    state = search.within(wanted, limits, value)
     return Choice(
         {name: options[name][k].call for name, k in state.items()},
         options,
@@ -149,6 +183,8 @@ def choose(
         costs.absent,
         search.work(state),
         search.work(search.fastest()),
+        search.flash(state),
+        state != wanted,
     )
 
 
@@ -174,15 +210,17 @@ def least_scratch(found: Found) -> dict[str, KernelCall]:
     }
 
 
-def find_options(graph: Graph, target: Target) -> Found:
+def find_options(graph: Graph, target: Target, portable: bool = False) -> Found:
     """Every node's variants that take it, and the reasons of those that do not. UnsupportedError
-    names the first node that none takes."""
+    names the first node that none takes. portable: only those that any core can run."""
     options: dict[str, list[Option]] = {}
     rejected: dict[str, list[tuple[str, str]]] = {}
     for node in graph.nodes:
         found, refused = [], []
         for v in variants.variants_of(node.type):
             reason = v.reject(node, graph, target)
+            if portable and v.rank < variants.REF_RANK:
+                reason = "portable kernels were asked for"
             if reason is None:
                 found.append(Option(v.lower(node, graph, target), v.rank))
             else:
@@ -223,6 +261,14 @@ def _with_cost(option: Option, cost: Cost | None, objective: Objective) -> Optio
 State = dict[str, int]  #: node name -> index of its option
 
 
+@dataclass(frozen=True)
+class _Activations:
+    """Buffers of activations, and the bytes of them alive at each step from -1 on."""
+
+    buffers: Sequence[Buffer]
+    alive: Sequence[int]
+
+
 def _room(option: Option) -> tuple[int, tuple[tuple[int, int], ...]]:
     """What an option takes beside its tensors, and what it can compute in place."""
     return option.call.scratch_bytes, tuple(option.call.inplace)
@@ -241,8 +287,10 @@ class _Search:
         graph: Graph,
         options: Mapping[str, Sequence[Option]],
         code_bytes: Mapping[str, int],
+        beside: tuple[int, int] = (OTHER_FLASH, OTHER_RAM),
     ) -> None:
         self.graph = graph
+        self.beside = beside
         self.options = options
         self.code_bytes = code_bytes
         self.order = list(options)
@@ -254,6 +302,7 @@ class _Search:
             for name, found in options.items()
         }
         self._ram: dict[tuple[int, ...], int] = {}
+        self._plans: dict[tuple[object, ...], tuple[_Activations, ...]] = {}
 
     @staticmethod
     def _works(found: Sequence[Option]) -> list[int]:
@@ -284,18 +333,36 @@ class _Search:
         """Bytes of the arena, as the planner's quick orders pack it."""
         key = tuple(self._alike[name][state[name]] for name in self.order)
         if key not in self._ram:
-            calls = self.calls(state)
-            plain = make_buffers(self.graph, calls)
-            merged = make_buffers(self.graph, calls, mergeable(self.graph, calls))
-            best = min(lower_bound(plain)[0], lower_bound(merged)[0])
+            plans = self._activations(state)
+            scratch = self._scratch(state)
+            best = min(max(map(sum, zip(p.alive, scratch, strict=True))) for p in plans)
             # packing hundreds of stripes takes long, and they pack alike whatever their kernels
-            sizes = [best] if len(plain) > MANY_BUFFERS else []
-            for buffers in (merged, plain) if not sizes else ():
-                sizes.append(pack(buffers, search=False)[0])
-                if sizes[-1] <= best:
-                    break
+            many = len(plans[1].buffers) + sum(map(bool, scratch)) > MANY_BUFFERS
+            sizes = [best] if many else []
+            if not sizes:
+                extra = scratch_buffers(self.graph, self.calls(state))
+                for p in plans:
+                    sizes.append(pack([*p.buffers, *extra], search=False)[0])
+                    if sizes[-1] <= best:
+                        break
             self._ram[key] = min(sizes)
         return self._ram[key]
+
+    def _activations(self, state: State) -> tuple[_Activations, ...]:
+        """Of a choice: with all in-place pairs its kernels allow, and without. Kernels that work in place
+        alike share them."""
+        key = tuple(self.options[name][k].call.inplace for name, k in state.items())
+        if key not in self._plans:
+            pairs = mergeable(self.graph, self.calls(state))
+            made = [activation_buffers(self.graph, merge) for merge in (pairs, [])]
+            steps = len(self.graph.nodes)
+            self._plans[key] = tuple(_Activations(b, alive_bytes(b, steps)) for b in made)
+        return self._plans[key]
+
+    def _scratch(self, state: State) -> list[int]:
+        """Bytes of scratch at each step from -1 to the number of nodes."""
+        bytes_of = {name: self.options[name][k].call.scratch_bytes for name, k in state.items()}
+        return [0, *(bytes_of.get(n.name, 0) for n in self.graph.nodes), 0]
 
     # -- the three aims ------------------------------------------------------------------------
 
@@ -306,35 +373,28 @@ class _Search:
         }
 
     def smallest(self) -> State:
-        """Fewest bytes of flash. Code is shared, so one start a kernel: that kernel wherever it can
-        be, then exchanges."""
-        names = sorted({o.call.variant for found in self.options.values() for o in found})
-        least = {
-            name: min(range(len(f)), key=lambda k, f=f: (f[k], k))  # type: ignore[misc]
-            for name, f in self._const.items()
-        }
-        best: tuple[tuple[int, int], State] | None = None
-        for prefer in [None, *names]:
-            start = dict(least)
-            for name, found in self.options.items():
-                for k, o in enumerate(found):
-                    if o.call.variant == prefer:
-                        start[name] = k
-            state = self._descend(start, lambda s: (self.flash(s), self.work(s)))
-            value = (self.flash(state), self.work(state))
-            if best is None or value < best[0]:
-                best = value, state
-        assert best is not None
-        return best[1]
+        """Fewest bytes of flash, then least work."""
+        most = 1 + sum(max(works) for works in self._work.values())
+        found = self._solve(lambda work, size: size * most + work)
+        assert found is not None
+        return found
+
+    def aim(self, optimize: Optimize) -> Callable[[State], tuple[int, ...]]:
+        """What a preference makes small. balanced: see :func:`balance`."""
+
+        def balanced(s: State) -> tuple[int, ...]:
+            return (balance(self.work(s), self.flash(s), self.ram(s), self.beside),)
+
+        return {
+            "balanced": balanced,
+            "ram": lambda s: (self.ram(s), self.full_steps(s), self.work(s)),
+            "size": lambda s: (self.flash(s), self.work(s)),
+            "speed": lambda s: (self.work(s),),
+        }[optimize]
 
     def balanced(self) -> State:
-        """Least product of work, flash and RAM, in which a percent of RAM is worth two of speed and one
-        of flash one and a half: memory is what microcontrollers have least of."""
-
-        def value(s: State) -> tuple[int]:
-            flash, ram = self.flash(s) + OTHER_FLASH, self.ram(s) + OTHER_RAM
-            return (self.work(s) ** 2 * flash**3 * ram**4,)
-
+        """The balanced aim, by exchanges from several ends."""
+        value = self.aim("balanced")
         found = [self._descend(start, value) for start in (self.fastest(), self.smallest())]
         state = min(found, key=value)
         while True:
@@ -347,10 +407,7 @@ class _Search:
     def least_ram(self, most_work: int | None = None) -> State:
         state = self.fastest()
         most = most_work or int(self.work(state) * RAM_SLOWDOWN)
-
-        def value(s: State) -> tuple[int, int, int]:
-            return (self.ram(s), self.full_steps(s), self.work(s))
-
+        value = self.aim("ram")
         starts = [state]
         if sum(len(found) for found in self.options.values()) <= MANY_OPTIONS:
             starts.append(self.balanced())
@@ -364,25 +421,43 @@ class _Search:
     def full_steps(self, state: State) -> int:
         """Steps at which most bytes are alive: where equal layers fill the arena, exchanging one of
         them is progress before the arena shrinks."""
-        calls = self.calls(state)
-        buffers = make_buffers(self.graph, calls, mergeable(self.graph, calls))
-        if len(buffers) > MANY_BUFFERS:
+        plan = self._activations(state)[0]
+        scratch = self._scratch(state)
+        if len(plan.buffers) + sum(map(bool, scratch)) > MANY_BUFFERS:
             return 0
-        alive = [0] * len(self.graph.nodes)
-        for p in (p for b in buffers for p in b.parts):
-            for step in range(max(p.first, 0), min(p.last + 1, len(alive))):
-                alive[step] += p.bytes
+        alive = [*map(sum, zip(plan.alive, scratch, strict=True))]
         return alive.count(max(alive, default=0))
 
-    def within(self, state: State, limits: Limits) -> State:
-        """``state`` changed until it keeps the limits, at the least work a byte; unchanged parts of
-        it may be won back afterwards. When no exchange helps any more, the nearest is returned: the
-        caller's check of the linked program has the last word."""
+    def within(
+        self, state: State, limits: Limits, value: Callable[[State], tuple[int, ...]]
+    ) -> State:
+        """``state`` if it keeps the limits, else the choice of least work that does, from where
+        ``value`` is made small within them. Where none keeps them, the nearest that exchanges find:
+        the caller's check of the linked program has the last word."""
+
+        def fits(s: State) -> bool:
+            small = limits.flash is None or self.flash(s) <= limits.flash
+            return small and (limits.ram is None or self.ram(s) <= limits.ram)
+
+        if fits(state):
+            return state
+        allowed = None
+        if limits.ram is not None and self.ram(state) > limits.ram:
+            # what does not fit where all others need least does not fit at all
+            roomy = {
+                name: min(range(len(f)), key=lambda k, f=f: (f[k].call.scratch_bytes, k))  # type: ignore[misc]
+                for name, f in self.options.items()
+            }
+            allowed = {
+                name: [k for k in range(len(f)) if self.ram({**roomy, name: k}) <= limits.ram]
+                for name, f in self.options.items()
+            }
+        if allowed is None or all(allowed.values()):
+            found = self._solve(lambda work, _size: work, limits.flash, allowed)
+            if found is not None:
+                state = found
         for bytes_of, limit in ((self.flash, limits.flash), (self.ram, limits.ram)):
-            if limit is None:
-                continue
-            kept = state
-            while (have := bytes_of(state)) > limit:
+            while limit is not None and (have := bytes_of(state)) > limit:
                 best: tuple[float, str, int] | None = None
                 then = state
                 for name, k, trial in self._exchanges(state):
@@ -393,15 +468,46 @@ class _Search:
                     if best is None or (price, name, k) < best:
                         best, then = (price, name, k), trial
                 if best is None:
-                    break
+                    return state
                 state = then
-            if state is not kept and bytes_of(state) <= limit:
-                state = self._descend(
-                    state,
-                    lambda s: (self.work(s),),
-                    lambda s, f=bytes_of, most=limit: f(s) <= most,  # type: ignore[misc]
-                )
-        return state
+        return self._descend(state, value, fits) if fits(state) else state
+
+    def _solve(
+        self,
+        cost: Callable[[int, int], int],
+        limit: int | None = None,
+        allowed: Mapping[str, Sequence[int]] | None = None,
+    ) -> State | None:
+        """The choice of least cost(work, bytes) within a limit of flash, among the allowed options.
+        cost has to be linear: it is asked for options and for kernels' code."""
+        names = sorted({s for f in self.options.values() for o in f for s in o.call.sources})
+        index = {s: k for k, s in enumerate(names)}
+        uses: dict[str, list[list[int]]] = {
+            name: [sorted({index[s] for s in o.call.sources}) for o in found]
+            for name, found in self.options.items()
+        }
+        keys = {
+            name: list(range(len(found))) if allowed is None else list(allowed[name])
+            for name, found in self.options.items()
+        }
+        solution = solve(
+            [
+                [
+                    Item(
+                        cost(self._work[name][k], self.options[name][k].const_bytes),
+                        self.options[name][k].const_bytes,
+                        frozenset(uses[name][k]),
+                    )
+                    for k in keys[name]
+                ]
+                for name in self.options
+            ],
+            [Code(size, cost(0, size)) for size in (self.code_bytes.get(s, 0) for s in names)],
+            limit,
+        )
+        if solution is None:
+            return None
+        return {name: keys[name][k] for name, k in zip(self.options, solution.picks, strict=True)}
 
     def _exchanges(self, state: State) -> list[tuple[str, int, State]]:
         """Of one node's option; and of a kernel by another wherever both can be, since kernels share

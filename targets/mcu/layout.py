@@ -40,20 +40,21 @@ def lay_out(
     ram_limit: int | None,
     may_stream: bool,
     say: Progress,
+    portable: bool = False,
 ) -> tuple[Graph, Choice, Plan]:
     """``graph``, streamed or not, with the kernels of its nodes and their plan.
 
     ram: the smallest arena of all ways whose work is at most ``RAM_SLOWDOWN`` times that of the
     fastest whole graph, or that of the balanced one if only that brings less RAM. Else the whole
     graph; where its arena cannot keep ``ram_limit``, the stream that needs least. ``found`` belongs
-    to ``graph``.
+    to ``graph``. portable: of stripes, too, only kernels that any core can run.
     """
     tight = ram_limit is not None and least(graph, found)[1] > ram_limit
     if not may_stream or (optimize != "ram" and not tight):
         return _planned(graph, select(graph, found, optimize), say)
     if optimize != "ram":
         small = streamed(graph, least_scratch(found), NEAR, say)
-        options = found if small is graph else find_options(small, target)
+        options = found if small is graph else find_options(small, target, portable)
         best = _planned(small, select(small, options, optimize), say)
         if ram_limit is not None and best[2].arena_bytes > ram_limit:
             # the choice goes by bounds, the plan has gaps: the least there is, however slow
@@ -63,7 +64,7 @@ def lay_out(
     best = _planned(graph, whole, say)
     usual = _planned(graph, select(graph, found, "balanced"), say)
     most = int(whole.least_work * RAM_SLOWDOWN)
-    others = [(other, find_options(other, target)) for other in _ways(graph, found, say)]
+    others = [(other, find_options(other, target, portable)) for other in _ways(graph, found, say)]
     while True:
         for other, options in others:
             choice = select(other, options, "ram", most)

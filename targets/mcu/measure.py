@@ -38,7 +38,7 @@ MAX_ARENA_BYTES = 6 << 20
 _ALIGN = 16
 _SEED = 1
 _PATTERN = "pattern"
-_FORMAT = 1  #: of the stored costs; a new number forgets the old ones
+_FORMAT = 2  #: of the stored costs; a new number forgets the old ones
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def measure(
     compiler: Compiler,
     optimize: Optimize,
     progress: Progress | None = None,
+    beside: Sequence[KernelCall] = (),
 ) -> Costs:
-    """Costs of every call in ``lowered`` (node name -> calls) on the target's virtual core.
+    """Costs of every call in ``lowered`` (node name -> calls) on the target's virtual core; of the
+    calls ``beside`` them only the bytes of code.
 
     Nothing is raised: what cannot be measured here (no emulator, a kernel that does not link) leaves
     ``absent`` with the reason, and the caller falls back on the variants' order.
@@ -88,14 +90,15 @@ def measure(
     sizes: dict[str, int] = {}
     batches = list(_batches(graph, cases))
     for k, batch in enumerate(batches):
-        key = _key(salt, graph, batch)
+        extra = beside if k == 0 else ()
+        key = _key(salt, graph, batch, extra)
         found = store.load(key, len(batch))
         if found is None:
             if progress:
                 part = f" ({k + 1} of {len(batches)})" if len(batches) > 1 else ""
                 progress(f"measuring kernels: {len(batch)} on {mcu.virtual.core}{part}")
             try:
-                found = _count(graph, batch, mcu, compiler, optimize)
+                found = _count(graph, batch, mcu, compiler, optimize, extra)
             except EdgekitError as e:
                 return Costs({}, {}, str(e))
             store.save(key, *found)
@@ -213,6 +216,7 @@ def _count(
     mcu: McuTarget,
     compiler: Compiler,
     optimize: Optimize,
+    beside: Sequence[KernelCall],
 ) -> tuple[list[Cost], dict[str, int]]:
     from edgekit.devices.registry import open_device
 
@@ -226,7 +230,8 @@ def _count(
         open_device(f"virtual:{mcu.virtual.core}", target=mcu.target) as device,
     ):
         folder = Path(tmp)
-        project = write_project(folder, program, calls, source, mcu, optimize)
+        built = calls | {f"beside {k}": call for k, call in enumerate(beside)}
+        project = write_project(folder, program, built, source, mcu, optimize)
         elf, *_ = build_firmware(
             folder, project, plan, sum(source.const_bytes), mcu, compiler, optimize, code
         )
@@ -265,7 +270,7 @@ def _salt(mcu: McuTarget, compiler: Compiler, optimize: Optimize) -> str:
     return digest.hexdigest()
 
 
-def _key(salt: str, graph: Graph, batch: Sequence[_Case]) -> str:
+def _key(salt: str, graph: Graph, batch: Sequence[_Case], beside: Sequence[KernelCall] = ()) -> str:
     """A hash of all that a program's counts depend on. Constants count with their values: some
     kernels choose their path a channel by its multiplier. The whole program is the unit, because an
     address that takes one instruction more or less to form belongs to its neighbours, too."""
@@ -281,8 +286,9 @@ def _key(salt: str, graph: Graph, batch: Sequence[_Case]) -> str:
         for c in call.consts:
             digest.update(f"{c.name} {c.ctype} {c.align} {c.data.size};".encode())
             digest.update(np.ascontiguousarray(c.data).tobytes())
-    for source in sorted({s for case in batch for s in case.call.sources}):
-        digest.update((kernels_dir() / source).read_bytes())
+    sources = {s for call in (*(c.call for c in batch), *beside) for s in call.sources}
+    for name in sorted(sources):
+        digest.update(name.encode() + (kernels_dir() / name).read_bytes())
     return digest.hexdigest()[:40]
 
 

@@ -3,8 +3,9 @@
 Storing tensors of known lifetimes at fixed offsets so that the arena is smallest is dynamic storage
 allocation, NP-hard in general. First fit in a given order is fast, and some order makes first fit
 optimal (sort an optimal packing by offset: first fit never places a buffer higher). So the planner
-searches orders: every one for a handful of buffers, several good ones plus a deterministic local
-search otherwise, and stops as soon as the lower bound (most bytes alive at once) is reached.
+searches orders: several good ones, then all of them by branch and bound (which ends for some twenty
+buffers), then a deterministic local search; it stops as soon as the lower bound (most bytes alive at
+once) is reached.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from .checker import check_plan
 from .contract import KernelCall
 
 ALIGN = 8  #: of tensors; scratch is promised 8 bytes, too
-EXHAUSTIVE = 7  #: up to so many buffers every order is tried
+EXACT = 20  #: up to so many buffers orders are enumerated,
+EXACT_NODES = 1500  #: as long as that takes no more partial orders
+MERGES = 5  #: up to so many in-place pairs every subset is tried
 LOCAL_SEARCH_STEPS = 400
 LOCAL_SEARCH_PLACEMENTS = 80_000
 _SEED = 20260101
@@ -247,6 +250,11 @@ def make_buffers(
     merge: Sequence[tuple[str, str]] = (),
 ) -> list[Buffer]:
     """One buffer for each activation (or chain of in-place activations) and each scratch."""
+    return activation_buffers(graph, merge) + scratch_buffers(graph, calls)
+
+
+def activation_buffers(graph: Graph, merge: Sequence[tuple[str, str]] = ()) -> list[Buffer]:
+    """The activations' part of :func:`make_buffers`."""
     life = lifetimes(graph)
     root = {name: name for name in life}
     views = _views(graph)
@@ -262,7 +270,7 @@ def make_buffers(
     groups: dict[str, list[str]] = {}
     for name in life:
         groups.setdefault(root[name], []).append(name)
-    buffers = [
+    return [
         Buffer(
             name=head,
             bytes=max(graph.tensor(m).nbytes for m in members if m not in views),
@@ -274,7 +282,12 @@ def make_buffers(
         )
         for head, members in groups.items()
     ]
-    taken = set(life)
+
+
+def scratch_buffers(graph: Graph, calls: Mapping[str, KernelCall]) -> list[Buffer]:
+    """The scratch's part of :func:`make_buffers`."""
+    buffers = []
+    taken = set(graph.inputs).union(*(n.outputs for n in graph.nodes))
     for step, node in enumerate(graph.nodes):
         call = calls.get(node.name)
         if call is not None and call.scratch_bytes > 0:
@@ -305,28 +318,62 @@ def lower_bound(buffers: Sequence[Buffer]) -> tuple[int, int]:
     return best, at
 
 
+def alive_bytes(buffers: Sequence[Buffer], steps: int) -> list[int]:
+    """Bytes alive at each step from -1 to ``steps``, both included."""
+    change = [0] * (steps + 3)
+    for b in buffers:
+        for p in b.parts:
+            change[p.first + 1] += p.bytes
+            change[p.last + 2] -= p.bytes
+    return list(itertools.accumulate(change[:-1]))
+
+
+Placed = list[tuple[int, int, int, int]]  #: (offset, end, first, last), by offset
+
+
+def _lowest(b: Buffer, placed: Placed) -> int:
+    """The lowest aligned offset that is free during the buffer's life."""
+    if b.pieces:
+        return _lowest_for_pieces(b, placed)
+    at, size, first, last, align = 0, b.bytes, b.first, b.last, b.align
+    for offset, end, other_first, other_last in placed:
+        if first > other_last or other_first > last:
+            continue
+        if at + size <= offset:
+            break
+        if end > at:
+            at = -(-end // align) * align
+    return at
+
+
+def _put(b: Buffer, at: int, placed: Placed) -> None:
+    for p in b.parts:
+        bisect.insort(placed, (at + p.offset, at + p.offset + p.bytes, p.first, p.last))
+
+
 def first_fit(order: Sequence[Buffer]) -> tuple[int, dict[str, int]]:
     """Place each buffer at the lowest aligned offset free during its life. (arena bytes, offsets)"""
-    placed: list[tuple[int, int, int, int]] = []  # (offset, end, first, last), by offset
-    offsets: dict[str, int] = {}
+    found = _first_fit(order, 0, {}, None)
+    assert found is not None
+    return found
+
+
+def _first_fit(
+    order: Sequence[Buffer], known: int, offsets: Mapping[str, int], most: int | None
+) -> tuple[int, dict[str, int]] | None:
+    """:func:`first_fit` where the first ``known`` buffers lie at ``offsets``; None as soon as the arena
+    takes more than ``most`` bytes."""
+    placed: Placed = []
+    result: dict[str, int] = {}
     arena = 0
-    for b in order:
-        if b.pieces:
-            at = _lowest_for_pieces(b, placed)
-        else:
-            at, size, first, last, align = 0, b.bytes, b.first, b.last, b.align
-            for offset, end, other_first, other_last in placed:
-                if first > other_last or other_first > last:
-                    continue
-                if at + size <= offset:
-                    break
-                if end > at:
-                    at = -(-end // align) * align
-        offsets[b.name] = at
-        for p in b.parts:
-            bisect.insort(placed, (at + p.offset, at + p.offset + p.bytes, p.first, p.last))
+    for k, b in enumerate(order):
+        at = offsets[b.name] if k < known else _lowest(b, placed)
         arena = max(arena, at + b.bytes)
-    return arena, offsets
+        if most is not None and arena > most:
+            return None
+        result[b.name] = at
+        _put(b, at, placed)
+    return arena, result
 
 
 def _lowest_for_pieces(b: Buffer, placed: Sequence[tuple[int, int, int, int]]) -> int:
@@ -361,7 +408,7 @@ _ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
 
 
 def pack(buffers: Sequence[Buffer], search: bool = True) -> tuple[int, dict[str, int]]:
-    """(arena bytes, offset of each buffer): optimal up to EXHAUSTIVE buffers, else near it.
+    """(arena bytes, offset of each buffer): optimal where the enumeration ends, else near it.
 
     search: False stops after the fixed orders, which is fast and mostly as good."""
     if not buffers:
@@ -385,29 +432,84 @@ def pack(buffers: Sequence[Buffer], search: bool = True) -> tuple[int, dict[str,
     assert best is not None
     if not search:
         return best
-    if len(items) <= EXHAUSTIVE:
-        for permutation in itertools.permutations(items):
-            result = first_fit(permutation)
-            if result[0] < best[0]:
-                best = result
-                if best[0] <= bound:
-                    break
-        return best
+    if len(items) <= EXACT and not any(b.pieces for b in items):
+        better, proved = _enumerate(items, bound, best[0])
+        best = better or best
+        if proved:
+            return best
+        offsets = best[1]
+        order = sorted(items, key=lambda b: (offsets[b.name], b.first, b.name))
     rng = random.Random(_SEED)
-    current = list(order)
-    height = best[0]
+    current, (height, at) = list(order), first_fit(order)
     for _ in range(min(LOCAL_SEARCH_STEPS, LOCAL_SEARCH_PLACEMENTS // len(items))):
         trial = list(current)
-        moved = trial.pop(rng.randrange(len(trial)))
-        trial.insert(rng.randrange(len(trial) + 1), moved)
-        result = first_fit(trial)
-        if result[0] <= height:
-            current, height = trial, result[0]
-            if result[0] < best[0]:
-                best = result
-                if best[0] <= bound:
+        source = rng.randrange(len(trial))
+        moved = trial.pop(source)
+        to = rng.randrange(len(trial) + 1)
+        trial.insert(to, moved)
+        tried = _first_fit(trial, min(source, to), at, height)
+        if tried is not None:
+            current, (height, at) = trial, tried
+            if height < best[0]:
+                best = tried
+                if height <= bound:
                     break
     return best
+
+
+def _enumerate(
+    items: Sequence[Buffer], bound: int, height: int
+) -> tuple[tuple[int, dict[str, int]] | None, bool]:
+    """(the smallest packing below ``height`` or None, whether that is proved).
+
+    Only orders by rising offset are tried: a packing in which nothing can move down is what first fit
+    makes of it in that order. What is not placed yet lies above what was placed last. (With pieces that
+    is not so: something may move down between the pieces of what lies higher.)
+    """
+    steps = sorted({p.first for b in items for p in b.parts})
+    alive = [
+        [sum(p.bytes for p in b.parts if p.first <= s <= p.last) for s in steps] for b in items
+    ]
+    best: tuple[int, dict[str, int]] | None = None
+    budget = EXACT_NODES
+
+    def extend(
+        left: Sequence[int], placed: Placed, offsets: dict[str, int], low: int, last: int, top: int
+    ) -> bool:
+        """False when the budget or the search is over."""
+        nonlocal best, height, budget
+        if not left:
+            best, height = (top, dict(offsets)), top
+            return top > bound
+        budget -= 1
+        if budget < 0:
+            return False
+        places = [(_lowest(items[k], placed), k) for k in left]
+        if any(at + items[k].bytes >= height for at, k in places):
+            return True
+        for at, k in sorted(places):
+            if (at, k) <= (low, last) and offsets:
+                continue
+            b = items[k]
+            rest = [other for other in left if other != k]
+            if rest:
+                most = max(sum(alive[o][s] for o in rest) for s in range(len(steps)))
+                if at + most >= height:
+                    continue
+            deeper = list(placed)
+            _put(b, at, deeper)
+            offsets[b.name] = at
+            going = extend(rest, deeper, offsets, at, k, max(top, at + b.bytes))
+            del offsets[b.name]
+            if not going:
+                return False
+            if any(a + items[j].bytes >= height for a, j in places):
+                return True
+        return True
+
+    ended = extend(range(len(items)), [], {}, 0, -1, 0)
+    proved = ended or (best is not None and best[0] <= bound)
+    return best, proved
 
 
 def _merge_one_by_one(
@@ -428,21 +530,30 @@ def plan_memory(graph: Graph, calls: Mapping[str, KernelCall]) -> Plan:
     """Plan the arena for ``graph`` with its nodes in their order.
 
     calls: node name -> lowered node (scratch and in-place pairs are read). In-place pairs are taken
-    all if that does not cost memory, else one by one. Raises PlanError from the independent checker if
-    the result were wrong.
+    all if that does not cost memory, else one by one, or the best of few. Raises PlanError from the
+    independent checker if the result were wrong.
     """
-    merge: list[tuple[str, str]] = []
-    buffers = make_buffers(graph, calls, merge)
-    arena, at = pack(buffers)
     pairs = mergeable(graph, calls)
-    attempts = [pairs] if pairs else []  # all at once is nearly always right
-    if pairs and pack(make_buffers(graph, calls, pairs))[0] > arena:
-        attempts = [_merge_one_by_one(graph, calls, pairs)]
-    for attempt in attempts:
-        trial = make_buffers(graph, calls, attempt)
+    plain = make_buffers(graph, calls)
+    merge: list[tuple[str, str]] = []
+    buffers, (arena, at) = plain, pack(plain)
+
+    def attempt(chosen: Sequence[tuple[str, str]], worth: int) -> None:
+        nonlocal merge, buffers, arena, at
+        trial = make_buffers(graph, calls, chosen)
+        if lower_bound(trial)[0] > worth:
+            return
         size, where = pack(trial)
-        if size <= arena:
-            merge, buffers, arena, at = attempt, trial, size, where
+        if size <= worth:
+            merge, buffers, arena, at = list(chosen), trial, size, where
+
+    attempt(pairs, arena)  # all at once is nearly always right
+    if pairs and not merge:
+        attempt(_merge_one_by_one(graph, calls, pairs), arena)
+    if len(pairs) <= MERGES and arena > lower_bound(plain)[0]:
+        for n in range(1, len(pairs)):
+            for some in itertools.combinations(pairs, n):
+                attempt(some, arena - 1)
     offsets = {t: at[b.name] + b.inner.get(t, 0) for b in buffers for t in b.tensors}
     scratch = {graph.nodes[b.first].name: at[b.name] for b in buffers if not b.tensors}
     bound, peak = lower_bound(buffers)

@@ -27,6 +27,7 @@ from .codegen import Source
 from .config import LINK_MAPS, LinkMap, McuTarget, Region
 from .contract import KernelCall
 from .memory import Plan
+from .objects import compile_units
 from .toolchain import OPTIMIZE_FLAGS, Compiler, Optimize, Unit, gcc_flags, runtime_library
 
 RUNTIME = Path(__file__).parent / "runtime"
@@ -233,7 +234,9 @@ def build_firmware(
     ]
     if object_bytes is not None:
         units = [u for u in units if "EDGEKIT_TRACE" not in u.defines]
-    compiler.compile(out, units, freestanding, optimize)
+    headers = [f for f in project.files if f.startswith("kernels/include/")]
+    headers.append("runtime/include/string.h")
+    compile_units(out, units, freestanding, compiler, optimize, headers)
     if object_bytes is not None:
         for source in project.sources:
             if source.startswith("kernels/"):
@@ -304,8 +307,8 @@ def build_serial(folder: Path, target: McuTarget, compiler: Compiler, optimize: 
 
 
 _RT_FLAGS = {
-    "zig": ("-fno-builtin",),
-    "gcc": ("-fno-builtin", "-fno-tree-loop-distribute-patterns"),
+    "zig": ("-fno-builtin", "-Os"),
+    "gcc": ("-fno-builtin", "-fno-tree-loop-distribute-patterns", "-Os"),
 }
 
 

@@ -220,9 +220,19 @@ def arm_compiler(toolchain: Toolchain, choice: str = "auto") -> Compiler:
     if name == "auto":
         name = "zig" if why_missing("zig") is None or why_missing("gcc") else "gcc"
     if name not in ("zig", "gcc"):
-        raise ToolchainError(f"toolchain '{choice}' is not known; there are auto, zig and gcc")
+        raise ToolchainError(
+            f"toolchain '{choice}' is not known; there are auto, zig, gcc and best"
+        )
     _need(name)
     return _zig_arm(toolchain) if name == "zig" else _gcc_arm(toolchain)
+
+
+def arm_compilers(toolchain: Toolchain, choice: str = "auto") -> list[Compiler]:
+    """What is compiled with for a Cortex-M: one compiler, or for ``best`` every one that is there."""
+    if choice != "best":
+        return [arm_compiler(toolchain, choice)]
+    there = [name for name in ("zig", "gcc") if why_missing(name) is None]
+    return [arm_compiler(toolchain, name) for name in there or ["zig"]]
 
 
 def gcc_flags(toolchain: Toolchain) -> tuple[str, ...]:
