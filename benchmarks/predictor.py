@@ -115,14 +115,19 @@ def _percent(values: np.ndarray) -> str:
     return f"{100 * m:.2f} % | {100 * p:.2f} % | {100 * w:.1f} %"
 
 
-def page(results: list[dict[str, Any]]) -> str:
+def page(results: list[dict[str, Any]], calibrated: bool) -> str:
+    cache = (
+        "`edgekit calibrate` had run before (its time is that of a machine busy with other work)"
+        if calibrated
+        else "`edgekit calibrate` ran in an empty cache"
+    )
     lines = [
         "# Predicted against profiled",
         "",
         "Made by `.venv/bin/python benchmarks/predictor.py`: random networks "
         f"({', '.join(f.__name__ for f in FAMILIES)}; 0.3 to 12 million MACs,",
-        "`benchmarks/predictor_networks.py`) that no table has seen. `edgekit calibrate` ran in an empty",
-        "cache; then each network was predicted, compiled and profiled. Errors are relative to the",
+        f"`benchmarks/predictor_networks.py`) that no table has seen. {cache};",
+        "then each network was predicted, compiled and profiled. Errors are relative to the",
         "profile, whose kind is named; predictions are of the kind estimated. *from the int8 network*:",
         "what `edgekit predict MODEL.tflite` gives; *from the float network*: shapes only, no weights, no",
         "data, as a search asks before it quantizes anything. *within the bar*: share of the networks",
@@ -149,9 +154,14 @@ def page(results: list[dict[str, Any]]) -> str:
             flash = _percent(np.abs([x["flash"] for x in rows]))
             ram = _percent(np.abs([x["ram"] for x in rows]))
             name = " ".join(r["run"])
-            lines += ["", f"Memory, {name} (median, 95th percentile, worst): flash {flash}; RAM {ram}."]
+            lines += [
+                "",
+                f"Memory, {name} (median, 95th percentile, worst): flash {flash}; RAM {ram}.",
+            ]
         spent = np.median([x["ms"] for x in r["rows"]])
-        lines.append(f"A prediction, {' '.join(r['run'])}: {spent:.0f} ms of CPU for a new network.")
+        lines.append(
+            f"A prediction, {' '.join(r['run'])}: {spent:.0f} ms of CPU for a new network."
+        )
     tools = sorted({f"{k} {v}" for r in results for k, v in r["table"]["tools"].items()})
     lines += ["", f"Tools: edgekit {version('edgekit')}, {', '.join(tools)}."]
     return "\n".join(lines) + "\n"
@@ -176,7 +186,7 @@ def main() -> int:
     results = []
     for run in args.run or RUNS:
         results.append(evaluate(run, args.networks, kept, args.again, args.calibrated))
-        write(PAGE, page(results))
+        write(PAGE, page(results, args.calibrated))
     return 0
 
 

@@ -296,3 +296,29 @@ def test_a_surprise_is_learned(cache: Path) -> None:
     tables.save(made.with_samples([], {"elsewhere": 7.0}))
     both = tables.read(tables.path_of("t", "d", "c", "balanced"))
     assert both is not None and both.networks == {"net": 5.0, "elsewhere": 7.0}
+
+
+def test_devices_with_a_clock_are_read_by_layer() -> None:
+    from edgekit.errors import UnsupportedError
+    from edgekit.profile.whole import WholeNetworks
+    from edgekit.targets import registry
+
+    target = registry.get_target("host")
+    model = WholeNetworks(registry.get_backend(target.family))
+    graph = integer_form(small_network())
+    apart = model.take_apart(graph, target, "c", "balanced", lambda *_: 1.0, {})
+    assert [p.node for p in apart.parts] == [n.name for n in graph.nodes]
+    first, second = graph.nodes[:2]
+    document = {
+        "layers": [
+            {"name": first.name, "time_ms": 0.25},
+            {"name": first.name, "time_ms": 0.5},  # a node in two stamps: both are its cost
+            {"name": second.name, "time_ms": None},
+        ]
+    }
+    samples = model.read_profile(graph, target, "c", "balanced", document, "ms")
+    assert [(s.kernel, s.value, s.key) for s in samples] == [
+        ("CONV_2D first", 0.75, apart.parts[0].key)
+    ]
+    with pytest.raises(UnsupportedError, match="cannot take node"):
+        model.take_apart(small_network(), target, "c", "balanced", lambda *_: 1.0, {})
