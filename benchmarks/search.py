@@ -245,8 +245,9 @@ def paired(rows: list[dict[str, Any]], strategy: str, against: str) -> str:
                   for s in sorted({*mine} & {*its})])  # fmt: skip
     if not len(d):
         return "–"
-    error = f" ± {100 * d.std(ddof=1) / np.sqrt(len(d)):.1f}" if len(d) > 1 else " (one seed)"
-    return f"{100 * d.mean():+.1f}{error} %"
+    if len(d) == 1:
+        return f"{100 * d[0]:+.1f} % (one seed)"
+    return f"{100 * d.mean():+.1f} ± {100 * d.std(ddof=1) / np.sqrt(len(d)):.1f} %"
 
 
 HEAD = """# The closed loop, measured
