@@ -52,7 +52,9 @@ def data_of(net: str, seed: int) -> tuple[Any, Any]:
             order = np.random.default_rng([seed, 5]).permutation(len(z["x"]))
             a, b = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
             label = f"kws01.npz, half (seed {seed})"
-            return Dataset({"x": z["x"][a]}, None, label), Dataset({"x": z["x"][b]}, z["y"][b], label)
+            return Dataset({"x": z["x"][a]}, None, label), Dataset(
+                {"x": z["x"][b]}, z["y"][b], label
+            )
     with np.load(SHARED / "data" / "cifar10.npz") as z:
         pick = np.sort(np.random.default_rng([seed, 6]).permutation(len(z["train_x"]))[:2000])
         return (Dataset({"x": z["train_x"][pick]}, None, f"cifar10.npz, 2000 (seed {seed})"),
@@ -243,8 +245,9 @@ def paired(rows: list[dict[str, Any]], strategy: str, against: str) -> str:
                   for s in sorted({*mine} & {*its})])  # fmt: skip
     if not len(d):
         return "–"
-    error = f" ± {100 * d.std(ddof=1) / np.sqrt(len(d)):.1f}" if len(d) > 1 else " (one seed)"
-    return f"{100 * d.mean():+.1f}{error} %"
+    if len(d) == 1:
+        return f"{100 * d[0]:+.1f} % (one seed)"
+    return f"{100 * d.mean():+.1f} ± {100 * d.std(ddof=1) / np.sqrt(len(d)):.1f} %"
 
 
 HEAD = """# The closed loop, measured
@@ -271,7 +274,15 @@ def _loop_tables(rows: list[dict[str, Any]]) -> list[str]:
     for net, trials in sorted({(r["net"], r["trials"]) for r in rows}):
         mine = [r for r in rows if r["net"] == net and r["trials"] == trials]
         out += [f"## {net}, {trials} trials, at most {NETS[net][1]:g} points lost", ""]
-        head = ("search", "seed", "cycles", "uncut / found", "points lost", "measured", "prediction off")
+        head = (
+            "search",
+            "seed",
+            "cycles",
+            "uncut / found",
+            "points lost",
+            "measured",
+            "prediction off",
+        )
         out += [_row(*head), _rule(len(head))]
         for r in sorted(mine, key=lambda r: (STRATEGIES.index(r["strategy"]), r["seed"])):
             w, off = r["winner"], r["prediction"]["median_error"]
@@ -283,7 +294,11 @@ def _loop_tables(rows: list[dict[str, Any]]) -> list[str]:
             shown = "–" if off is None else f"{100 * off:.1f} %"
             out.append(_row(r["strategy"], r["seed"], f"{w['cycles']:,}", f"{faster:.2f}", lost,
                             r["counts"].get("complete", 0), shown))  # fmt: skip
-        out += ["", "Cycles of the closed loop (`knapsack`) relative to the others, paired by seed:", ""]
+        out += [
+            "",
+            "Cycles of the closed loop (`knapsack`) relative to the others, paired by seed:",
+            "",
+        ]
         out += [_row("against", "difference"), _rule(2)]
         out += [
             _row(s, paired(mine, "knapsack", s))

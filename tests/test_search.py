@@ -269,7 +269,9 @@ def test_training_halves(evaluator: Evaluator) -> None:
         seen.append((todo.tag["round"], todo.steps, todo.tag["of"]))
         of = next(t for t in trials if t.number == todo.tag["of"])
         values = {**of.values, "accuracy_drop": float(of.values["accuracy_drop"] or 0) - 6}
-        done = Trial(100 + n, 20 + n, "complete", todo.point, "trained", values=values, tag=todo.tag)
+        done = Trial(
+            100 + n, 20 + n, "complete", todo.point, "trained", values=values, tag=todo.tag
+        )
         trials.append(done)
     assert [s for _, s, _ in seen] == [25] * 6 + [50] * 3 + [100]
     assert {of for r, _, of in seen if r == 1} < {of for r, _, of in seen if r == 0}

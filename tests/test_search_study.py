@@ -81,7 +81,9 @@ def test_search_study_select(finished: Path, tmp_path: Path) -> None:
     front = api.study(finished, "pareto")
     assert [t["number"] for t in front["trials"]] == listed["pareto"]
 
-    picked = doc(case.cli("select", str(finished), "--pick", "0", "-o", str(tmp_path / "p"), "--json"))
+    picked = doc(
+        case.cli("select", str(finished), "--pick", "0", "-o", str(tmp_path / "p"), "--json")
+    )
     assert picked["winner"]["number"] == 0 and picked["verify"]["mismatched_bytes"] == 0
     assert picked["profile"]["total"]["cycles"] == uncut["values"]["cycles"]
     chosen = api.select(finished, tmp_path / "w")
@@ -268,7 +270,9 @@ def test_ray_cluster_loses_a_node(tmp_path: Path) -> None:
 
     folder = case.study(tmp_path / "s", trials=6, jobs=2, executor="ray", strategy="random")
     device = {f"device:{folder.spec['device']}": 1}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     nodes = [cluster.add_node(num_cpus=1, resources=device) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
     killed = threading.Event()

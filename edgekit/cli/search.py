@@ -59,7 +59,9 @@ def search(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     larger: Annotated[
         list[str] | None,
-        typer.Option("--larger", help="another network for the same task to start from (repeatable)"),
+        typer.Option(
+            "--larger", help="another network for the same task to start from (repeatable)"
+        ),
     ] = None,
     optimize: Annotated[
         str, typer.Option("--optimize", help="what the backend prefers; several: speed,ram")
@@ -138,9 +140,7 @@ def search(
 @app.command()
 def study(
     folder: StudyDir,
-    action: Annotated[
-        str, typer.Argument(help="list, show N, resume, pareto or export")
-    ] = "list",
+    action: Annotated[str, typer.Argument(help="list, show N, resume, pareto or export")] = "list",
     number: Annotated[int | None, typer.Argument(help="of the trial to show")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="where export writes")] = None,
     trials: Annotated[
@@ -244,7 +244,9 @@ class _Watch:
         found = best(settled, loop.plan.objectives, loop.plan.budgets)
         if found is not None:
             figures = [
-                f"{o} {found.value(o):.6g}" for o in loop.plan.objectives if found.value(o) is not None
+                f"{o} {found.value(o):.6g}"
+                for o in loop.plan.objectives
+                if found.value(o) is not None
             ]
             text += f", best {', '.join(figures)} (trial {found.number})"
         if done > first:

@@ -80,11 +80,18 @@ def view(study: Any) -> dict[str, Any]:
     spec = study.folder.spec
     quality, cost = study.axes()
     names = list(
-        dict.fromkeys([quality, cost, *study.plan.objectives, *(b.metric for b in study.plan.budgets)])
+        dict.fromkeys(
+            [quality, cost, *study.plan.objectives, *(b.metric for b in study.plan.budgets)]
+        )
     )
     winner = study.winner
     front = {t.number for t in study.front()}
-    first = [*([winner] if winner else []), *study.front(), *study.ranked(), *reversed(study.trials)]
+    first = [
+        *([winner] if winner else []),
+        *study.front(),
+        *study.ranked(),
+        *reversed(study.trials),
+    ]
     detailed = list({t.number: t for t in first}.values())[:_DETAILED]
     won = None if winner is None else winner.number
     drawings = (

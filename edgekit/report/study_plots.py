@@ -126,9 +126,7 @@ def pareto_plot(study: Any, names: Sequence[str]) -> Plot | None:
     quality, cost = study.axes()
     front = {t.number for t in study.front()}
     winner = None if study.winner is None else study.winner.number
-    shown = [
-        t for t in study.trials if t.value(quality) is not None and t.value(cost) is not None
-    ]
+    shown = [t for t in study.trials if t.value(quality) is not None and t.value(cost) is not None]
     if not shown:
         return None
     x = _Scale([t.value(cost) for t in shown], _LEFT, WIDTH - _RIGHT)
@@ -136,7 +134,9 @@ def pareto_plot(study: Any, names: Sequence[str]) -> Plot | None:
     order = {"stopped": 0, "failed": 0, "complete": 1}
     shown.sort(key=lambda t: (order.get(t.state, 0), t.number in front, t.number == winner))
     marks = [
-        Mark(t.number, x(t.value(cost)), y(t.value(quality)), look(t, front, winner), words(t, names))
+        Mark(
+            t.number, x(t.value(cost)), y(t.value(quality)), look(t, front, winner), words(t, names)
+        )
         for t in shown
     ]
     steps = sorted(study.front(), key=lambda t: t.value(cost))
@@ -218,9 +218,7 @@ def parallel(study: Any, names: Sequence[str], most: int = 200) -> Parallel | No
             kinds = sorted({str(v) for v in values})
             columns.append((k, [float(kinds.index(str(v))) for v in values]))
     columns += [(m, [t.value(m) for t in shown]) for m in names]
-    columns = [
-        (k, v) for k, v in columns if len({x for x in v if x is not None}) > 1 or k in names
-    ]
+    columns = [(k, v) for k, v in columns if len({x for x in v if x is not None}) > 1 or k in names]
     if not shown or len(columns) < 2:
         return None
     top, bottom, gap = 60.0, 300.0, 104.0
@@ -230,7 +228,9 @@ def parallel(study: Any, names: Sequence[str], most: int = 200) -> Parallel | No
         low, high = min(known, default=0.0), max(known, default=1.0)
         up = better(k) < 0 if k in names else False  # the better end of every figure is on top
         x = 70.0 + i * gap
-        axes.append(Axis(k, x, text.compact(high if up else low), text.compact(low if up else high)))
+        axes.append(
+            Axis(k, x, text.compact(high if up else low), text.compact(low if up else high))
+        )
         span = high - low or 1.0
         at.append([
             None if v is None

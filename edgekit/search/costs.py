@@ -171,7 +171,9 @@ def layers_of(profile: Mapping[str, Any]) -> tuple[dict[str, float], float | Non
     for la in profile["layers"]:
         v = la.get(unit)
         if v is not None:
-            found[la["name"]] = found.get(la["name"], 0.0) + float(v) * (1e6 if unit == "time_ms" else 1)
+            found[la["name"]] = found.get(la["name"], 0.0) + float(v) * (
+                1e6 if unit == "time_ms" else 1
+            )
     total = profile["total"]["cycles" if unit == "cycles" else "latency_ms"]
     return found, None if total is None else float(total) * (1e6 if unit == "time_ms" else 1)
 

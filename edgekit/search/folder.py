@@ -67,9 +67,7 @@ class StudyFolder:
     """An existing study. ``spec``: the document of ``study.json``. storage: the whole URL of its
     database, where somebody gave it (the spec has it without a password)."""
 
-    def __init__(
-        self, path: Path, spec: Mapping[str, Any], storage: str | None = None
-    ) -> None:
+    def __init__(self, path: Path, spec: Mapping[str, Any], storage: str | None = None) -> None:
         self.path = path
         self.spec = spec
         self.storage = storage

@@ -59,7 +59,9 @@ def candidates(
         if not far and not dear:
             hopeful.append(t)
     points = [(float(t.value("distance") or 0), float(t.value(metric) or 0)) for t in hopeful]
-    front = sorted((hopeful[i] for i in metrics.front(points)), key=lambda t: float(t.value(metric) or 0))
+    front = sorted(
+        (hopeful[i] for i in metrics.front(points)), key=lambda t: float(t.value(metric) or 0)
+    )
     if len(front) <= count:
         return front
     pick = [round(i * (len(front) - 1) / (count - 1)) for i in range(count)] if count > 1 else [0]

@@ -92,7 +92,9 @@ def study(
         raise InputError(f"a study has no action '{action}'; it has {', '.join(ACTIONS)}")
     if action == "resume":
         return finished(
-            run_study(StudyFolder.open(path), jobs=jobs, trials=trials, watch=watch, progress=progress),
+            run_study(
+                StudyFolder.open(path), jobs=jobs, trials=trials, watch=watch, progress=progress
+            ),
             progress,
         )
     opened = Study.open(path)

@@ -215,9 +215,7 @@ class Loop:
     def _observe(
         self, trial: Trial, profile: Mapping[str, Any], estimate: Estimate | None
     ) -> float | None:
-        return self.estimator.observe(
-            trial.point, profile, trial.value(self.plan.metric), estimate
-        )
+        return self.estimator.observe(trial.point, profile, trial.value(self.plan.metric), estimate)
 
     def _begin(self) -> bool:
         """Start the next trial; False when there is none to start."""

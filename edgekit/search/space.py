@@ -108,7 +108,8 @@ class Space:
         b = self.base_of(point)
         p = self.prefix(b)
         return np.array(
-            [int(point.get(f"{p}channels:{g.name}", g.units)) for g in self.bases[b].groups], np.int64
+            [int(point.get(f"{p}channels:{g.name}", g.units)) for g in self.bases[b].groups],
+            np.int64,
         )
 
     def with_widths(self, base: int, widths: Sequence[int], start: Point | None = None) -> Point:
@@ -201,7 +202,9 @@ class Space:
         }
 
 
-def _group_dimensions(groups: Groups, prefix: str, multiple: int, smallest: float) -> list[Dimension]:
+def _group_dimensions(
+    groups: Groups, prefix: str, multiple: int, smallest: float
+) -> list[Dimension]:
     found = []
     for g in groups:
         counts = allocate.levels(g, multiple, smallest)

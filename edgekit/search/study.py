@@ -71,9 +71,7 @@ class SearchOptions:
 
 def _checked(options: SearchOptions, budgets: Sequence[str]) -> None:
     if options.strategy not in NAMES:
-        raise InputError(
-            f"strategy '{options.strategy}' is unknown; known are {', '.join(NAMES)}"
-        )
+        raise InputError(f"strategy '{options.strategy}' is unknown; known are {', '.join(NAMES)}")
     for name, least in (("trials", 1), ("jobs", 1), ("seed", 0)):
         if getattr(options, name) < least:
             raise InputError(f"--{name} {getattr(options, name)} is less than {least}")
@@ -144,7 +142,9 @@ def make_study(
     checks = float_samples(model, chosen(val, options.val_samples, options.seed))
     assert samples is not None and checks is not None
     if len(samples) < 2:
-        raise InputError(f"{samples.source} holds {len(samples)} samples; a search needs at least 2")
+        raise InputError(
+            f"{samples.source} holds {len(samples)} samples; a search needs at least 2"
+        )
     spec = {
         "edgekit": __version__,
         "study_name": f"{Path(os.path.abspath(out)).name}-{uuid.uuid4().hex[:12]}",
@@ -202,9 +202,7 @@ def run_study(
     if trials is not None and trials > int(folder.spec["trials"]):
         folder = folder.update(trials=trials)
     say = progress or (lambda _line: None)
-    loop = Loop(
-        folder, lambda: executor_of(folder, jobs), watch, predictor_of(folder, say)
-    )
+    loop = Loop(folder, lambda: executor_of(folder, jobs), watch, predictor_of(folder, say))
     loop.run()
     return loop
 
@@ -228,7 +226,10 @@ def predictor_of(folder: StudyFolder, say: Callable[[str], None]) -> Any:
 
     try:
         found = load_predictor(
-            spec["target"], spec["device"], spec["space"]["engines"][0], spec["space"]["optimize"][0]
+            spec["target"],
+            spec["device"],
+            spec["space"]["engines"][0],
+            spec["space"]["optimize"][0],
         )
     except EdgekitError as e:
         say(f"the study goes on without its latency table ({e})")

@@ -57,7 +57,9 @@ def build(
     profile = api.profile(art, device=spec["device"], data=evaluator.val)
     art.store_result("profile", profile)
     say("verifying")
-    checked = api.verify(art, evaluator.val, device=spec["device"], samples=VERIFY_SAMPLES, progress=say)
+    checked = api.verify(
+        art, evaluator.val, device=spec["device"], samples=VERIFY_SAMPLES, progress=say
+    )
     art.store_result("verify", checked)
     api.report(art, Path(out) / "report.html")
     say("comparing with the original")
@@ -66,7 +68,9 @@ def build(
         exact = evaluator.compare(says_real(art.reference, evaluator.val))["values"]
     total, memory = profile["total"], profile["memory"]
     values = dict(trial.values)
-    values |= {m: total[m] for m in ("latency_ms", "cycles", "instructions") if total.get(m) is not None}
+    values |= {
+        m: total[m] for m in ("latency_ms", "cycles", "instructions") if total.get(m) is not None
+    }
     values |= {m: memory[m] for m in ("ram_bytes", "flash_bytes") if memory.get(m) is not None}
     values |= exact
     return {
@@ -151,5 +155,7 @@ def message(study: Study) -> str:
             part += f" (best {name} of all trials: {b['best']['value']:.6g}, trial {b['best']['trial']})"
         parts.append(part)
     if not parts:
-        return f"no network keeps the budgets by the oracle's bytes; trial {closest.number} is nearest"
+        return (
+            f"no network keeps the budgets by the oracle's bytes; trial {closest.number} is nearest"
+        )
     return f"the budgets cannot be met: trial {closest.number} is closest, and {'; '.join(parts)}"

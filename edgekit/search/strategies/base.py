@@ -122,7 +122,11 @@ def fresh(ask: Ask, point: Point, rng: np.random.Generator) -> Point:
         if d.name == "base":
             continue
         at = d.index(point[d.name])
-        to = at + (1 if rng.random() < 0.5 else -1) if d.ordered else int(rng.integers(len(d.values)))
+        to = (
+            at + (1 if rng.random() < 0.5 else -1)
+            if d.ordered
+            else int(rng.integers(len(d.values)))
+        )
         point = {**point, d.name: d.values[min(max(to, 0), len(d.values) - 1)]}
     return point
 

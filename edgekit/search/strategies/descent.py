@@ -103,7 +103,9 @@ class NetAdapt:
         loss, over, step = 0.0, 0.0, 0
         while True:
             cost = float(costs(at[None])[0])
-            mine = [t for t in ask.history if t.tag.get("step") == step and t.tag.get("base", 0) == base]
+            mine = [
+                t for t in ask.history if t.tag.get("step") == step and t.tag.get("base", 0) == base
+            ]
             open_ = [t for t in ask.running if t.tag.get("step") == step]
             movable = sum(int(at[g] > levels[g][0]) for g in range(len(at)))
             if movable == 0:
@@ -119,9 +121,7 @@ class NetAdapt:
                         if b.metric in QUALITY), default=0.0)  # fmt: skip
             step += 1
 
-    def _choose(
-        self, ask: Ask, costs: object, mine: Sequence[Trial], now: float
-    ) -> Trial | None:
+    def _choose(self, ask: Ask, costs: object, mine: Sequence[Trial], now: float) -> Trial | None:
         from edgekit.search.costs import LayerCosts
 
         assert isinstance(costs, LayerCosts)

@@ -103,7 +103,9 @@ def solve(
         cost = costs.grid(levels)
         damage = np.zeros(cost.shape, np.float32)
         for g, t in enumerate(tables):
-            damage += t.astype(np.float32).reshape([-1 if i == g else 1 for i in range(len(levels))])
+            damage += t.astype(np.float32).reshape(
+                [-1 if i == g else 1 for i in range(len(levels))]
+            )
         damage[cost > limit * (1 + 1e-9)] = np.inf
         at = int(np.argmin(damage))
         if not np.isfinite(damage.reshape(-1)[at]):
@@ -179,7 +181,9 @@ class Knapsack:
         harm = []
         for p in points:
             widths = ask.space.widths(p)
-            damage = sum(float(np.interp(k, o, t)) for k, o, t in zip(widths, levels, tables, strict=True))
+            damage = sum(
+                float(np.interp(k, o, t)) for k, o, t in zip(widths, levels, tables, strict=True)
+            )
             harm.append(damage * float(np.exp(_STRAY * rng.standard_normal())))
         return Proposal(points[int(np.argmin(harm))], {"as": "exchange", "of": start.number})
 
