@@ -115,6 +115,14 @@ class McuBackend:
         )
         return self.build(graph, mcu, compiler, out, options, progress)
 
+    def count_nodes(
+        self, graph: Graph, target: Target, progress: Progress | None = None
+    ) -> Mapping[str, float]:
+        """Cycles of each node by itself (:mod:`.counting`)."""
+        from .counting import count_nodes
+
+        return count_nodes(graph, target, progress)
+
     def build(
         self,
         graph: Graph,
