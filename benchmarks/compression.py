@@ -125,7 +125,8 @@ def own_rows() -> list[Row]:
         Row("sparsify 0.3, re-estimate, share 64 values", [
             {"step": "sparsify", "zeros": 0.3}, {"step": "reestimate"}, {"step": "share", "values": 64}]),
         Row("sparsify 0.5, least squares", [
-            {"step": "sparsify", "zeros": 0.5}, {"step": "reconstruct"}, {"step": "sparsify", "zeros": 0.5}]),
+            {"step": "sparsify", "zeros": 0.5}, {"step": "reconstruct"},
+            {"step": "sparsify", "zeros": 0.5}]),
     ]  # fmt: skip
     none = "No data at all (images only for the scales of the int8 form)"
     for macs in (0.9, 0.74):
@@ -287,7 +288,7 @@ def page(known: dict[str, Any]) -> str:
         "recipe of each (steps, seed) is in `compression.json`. Differences in points are to the uncut "
         "network of the same form, paired on the same 500 lossless CIFAR-10 validation images (or as the "
         "heading says), with their standard error. Cycles: virtual Cortex-M4, *estimated* from exactly "
-        "counted instructions, compiled with `--optimize speed` (fastest kernels, whatever flash they take). "
+        "counted instructions, compiled with `--optimize speed` (whatever flash that takes). "
         "*Realised*: speed-up in cycles over the reduction in MACs. Time: wall clock on a shared, busy "
         "2-core machine, only for its order of magnitude.",
     ]
@@ -304,7 +305,8 @@ def page(known: dict[str, Any]) -> str:
             lines.append(
                 f"| {name} | {r['macs_left']:.3f} | {100 * r['float']['accuracy']:.1f} % | "
                 f"{_points(r['float'])} | {_points(r['int8'])} | {r['cycles']:,} | "
-                f"{r['speedup']:.2f} | {r['realised']:.2f} | {r['flash']:,} | {r['ram']:,} | {r['seconds']:.0f} |"
+                f"{r['speedup']:.2f} | {r['realised']:.2f} | {r['flash']:,} | {r['ram']:,} | "
+                f"{r['seconds']:.0f} |"
             )
     slow = [k for k, r in results.items() if r["macs_left"] < 0.999 and r["realised"] < 0.85]
     if slow:
