@@ -25,9 +25,8 @@ def say(line: str) -> None:
 
 def data(few: int, seed: int) -> tuple[Any, np.ndarray, np.ndarray]:
     """Training data of ``few`` images (another choice for another seed), test images and labels."""
-    from edgekit_models.train_digits import data as everything
-
     from edgekit.compress.train.batches import TrainData
+    from edgekit_models.train_digits import data as everything
 
     x, y, vx, vy = everything()
     order = np.random.default_rng([seed, 5]).permutation(len(x))
@@ -72,7 +71,8 @@ def network(convolutions: list[tuple[int, int]], name: str, dense: int = 0) -> A
         g.add_tensor(Tensor(out, (1, units), "float32"))
         g.add_node("FULLY_CONNECTED", [source, weights(f"{out}/w", (units, features)),
                                        weights(f"{out}/b", (units,))], [out],
-                   {"activation": "NONE" if last else "RELU", "keep_num_dims": False}, f"dense{k}")  # fmt: skip
+                   {"activation": "NONE" if last else "RELU", "keep_num_dims": False},
+                   f"dense{k}")  # fmt: skip
         source, features = out, units
     return g.validate()
 

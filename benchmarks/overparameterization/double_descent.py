@@ -362,7 +362,8 @@ def main() -> None:
     write(args.out / "double_descent_random.svg",
           draw(title, features.samples, theory, simulation))  # fmt: skip
     lines += ["", f"## {title}", "", f"![{title}](double_descent_random.svg)", "",
-              *table(simulation, theory), "", f"- Trained small (p = s): **{claims['small']:.3f}**; trained with p = "
+              *table(simulation, theory), "",
+              f"- Trained small (p = s): **{claims['small']:.3f}**; trained with p = "
               f"{claims['features']}, pruned and retrained: **{claims['retrained']:.3f}**.",
               "- Features are correlated here: retraining helps, and choosing helps (random choice is as "
               "bad as training small)."]  # fmt: skip

@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/overparameterization/lottery.py [--seeds N] [--steps N] [--out FOLDER]
 
-Frankle & Carbin, "The Lottery Ticket Hypothesis", ICLR 2019; Frankle et al., ICML 2020. A dense network is
-trained, the smallest weights are dropped, and what is left starts again: from its own initial weights, from
-an early step of the dense run (5 %), from fresh random weights; and a random mask of the same size from fresh
-weights, the control of the mask itself. Iterative: each sparsity begins from the mask before. Paired by seed
-(data, initialisation, order). Writes ``lottery.json``, ``lottery.md``, ``lottery.svg``.
+Frankle & Carbin, "The Lottery Ticket Hypothesis", ICLR 2019; Frankle et al., ICML 2020. A dense network
+is trained, the smallest weights are dropped, and what is left starts again: from its own initial
+weights, from an early step of the dense run (5 %), from fresh random weights; and a random mask of the
+same size from fresh weights, the control of the mask itself. Iterative: each sparsity begins from the
+mask before. Paired by seed (data, initialisation, order). Writes ``lottery.json``, ``lottery.md``,
+``lottery.svg``.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def page(rows: list[dict[str, Any]], steps: int) -> list[str]:
         "",
         f"`lottery.py --seeds {seeds} --steps {steps}`. A dense network 64-128-64-10, 400 training images, "
         f"accuracy on the other 1,397, mean ± standard error over seeds; dense: {100 * dense:.2f} ± "
-        f"{100 * se:.2f} %. Differences are paired by seed, in points, to the same masks with fresh weights.",
+        f"{100 * se:.2f} %. Differences are paired by seed, in points, to the same masks with fresh "
+        "weights.",
         "", "![lottery tickets](lottery.svg)", "",
         "| zeros | " + " | ".join(WAYS.values()) + " | start - fresh | early - fresh |",
         "|---" * (len(WAYS) + 3) + "|",

@@ -3,14 +3,15 @@
     .venv/bin/python benchmarks/overparameterization/width.py [--seeds N] [--steps N] [--out FOLDER]
     .venv/bin/python benchmarks/overparameterization/width.py --cifar [--epochs N] [--seed N]
 
-Digits: convolutions of w, 2w, 2w channels for several w. *small* is trained from scratch; *pruned* is the
-widest one, trained, its channels cut until it costs no more cycles on the virtual Cortex-M4 than the small one,
-and trained on. Both get the same number of steps in all on the same images. Each with labels only, and with
-the large network as teacher, so that pruning and teaching can be told apart. Paired by seed (images,
-initialisation, order) and by test image. Writes ``width.json``, ``width.md``, ``width.svg``.
+Digits: convolutions of w, 2w, 2w channels for several w. *small* is trained from scratch; *pruned* is
+the widest one, trained, its channels cut until it costs no more cycles on the virtual Cortex-M4 than
+the small one, and trained on. Both get the same number of steps in all on the same images. Each with
+labels only, and with the large network as teacher, so that pruning and teaching can be told apart.
+Paired by seed (images, initialisation, order) and by test image. Writes ``width.json``, ``width.md``,
+``width.svg``.
 
-``--cifar``: ResNet-8 against the pruned ``ic_resnet_large`` architecture, both trained here on the JPEG set;
-it shares networks and rows with ``benchmarks/compression_train.py`` (hours on two cores).
+``--cifar``: ResNet-8 against the pruned ``ic_resnet_large`` architecture, both trained here on the JPEG
+set; it shares networks and rows with ``benchmarks/compression_train.py`` (hours on two cores).
 """
 
 from __future__ import annotations
@@ -161,8 +162,9 @@ def page(rows: list[dict[str, Any]], steps: int) -> list[str]:
         "# Train small, or train large and prune to the same cycles: digits",
         "",
         f"`width.py --seeds {seeds} --steps {steps}`. Accuracy of the int8 networks on 1,397 images that "
-        "nothing is fitted to (training: 400), mean ± standard error over seeds; differences paired by seed, "
-        "in points. Cycles: virtual Cortex-M4, *estimated*, compiled for speed. Equal steps of training in "
+        "nothing is fitted to (training: 400), mean ± standard error over seeds; differences paired by "
+        "seed, in points. Cycles: virtual Cortex-M4, *estimated*, compiled for speed. Equal steps of "
+        "training in "
         f"all. The large network: {100 * level:.2f} ± {100 * se:.2f} % at "
         f"{np.mean([r['cycles'] for r in large]):,.0f} cycles.",
         "", "![width sweep](width.svg)", "",
