@@ -124,6 +124,8 @@ def own_rows() -> list[Row]:
         Row("share, 64 values", [{"step": "share", "values": 64}]),
         Row("sparsify 0.3, re-estimate, share 64 values", [
             {"step": "sparsify", "zeros": 0.3}, {"step": "reestimate"}, {"step": "share", "values": 64}]),
+        Row("sparsify 2 of 4, re-estimate", [
+            {"step": "sparsify", "pattern": [2, 4]}, {"step": "reestimate"}]),
         Row("sparsify 0.5, least squares", [
             {"step": "sparsify", "zeros": 0.5}, {"step": "reconstruct"},
             {"step": "sparsify", "zeros": 0.5}]),

@@ -16,6 +16,7 @@ from edgekit.compress.groups import find_groups
 from edgekit.compress.prune import runs_faster
 from edgekit.compress.ptq import quantize
 from edgekit.compress.recipe import run_step
+from edgekit.compress.share import n_of_m
 from edgekit.compress.simplify import total_macs
 from edgekit.compress.steps import StepContext
 from edgekit.data import Dataset
@@ -154,6 +155,33 @@ def test_cp_is_exact_at_the_rank_of_the_weights() -> None:
     assert np.abs(want - got).max() < 0.05 * np.abs(want).max()
     lost = [decompose(rng.normal(size=(8, 3, 3, 8)), r).lost for r in (4, 16, 40)]
     assert lost[0] > lost[1] > lost[2]
+
+
+# -- N:M -------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.sampled_from([(1, 4), (2, 4), (4, 8)]))
+def test_n_of_m_keeps_the_largest_of_every_block(seed: int, pattern: tuple[int, int]) -> None:
+    n, m = pattern
+    w = np.random.default_rng(seed).normal(size=(3, 2, 2, 3 * m)).astype(np.float32)
+    out = n_of_m(w, n, m).reshape(-1, m)
+    assert ((out != 0).sum(axis=1) == n).all()
+    blocks = np.abs(w.reshape(-1, m))
+    for row, kept in zip(blocks, out != 0, strict=True):
+        assert row[kept].min() >= row[~kept].max()
+
+
+def test_patterns_of_zeros() -> None:
+    g, ctx = stack(), StepContext()
+    out = run_step("sparsify", g, ctx, pattern=[2, 4])
+    shares = list(ctx.log[0]["zeros"].values())
+    assert shares[0] == 0.0 and shares[1:] == [0.5] * 3  # three channels of the image: left alone
+    assert total_macs(out) == total_macs(g)
+    for options, word in (({}, "one of zeros"), ({"zeros": 0.5, "pattern": [1, 2]}, "one of zeros"),
+                          ({"pattern": [4, 2]}, "n < m")):  # fmt: skip
+        with pytest.raises(InputError, match=word):
+            run_step("sparsify", g, StepContext(), **options)
 
 
 # -- sparse methods --------------------------------------------------------------------------------

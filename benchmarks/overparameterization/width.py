@@ -59,6 +59,8 @@ class Study:
             g = network(convolutions(width), f"digits-{width}")
             return reinitialize(g, images.inputs, seed)
 
+        if self.model is None:
+            self._count(fresh(self.large), images)
         large = fine_tune(fresh(self.large), images, self.options(seed, 2 / 3)).graph
         right = accuracy(large, x, y)
         rows = [{"seed": seed, "width": self.large, "arm": "large", "float": float(right.mean()),
@@ -95,12 +97,24 @@ class Study:
         integer = prepare(graph, needs_int8=True, data=Dataset.of(x[:100])).reference
         return {**self.figures[shape], "int8": float(accuracy(integer, x, y).mean())}
 
+    def _count(self, start: Any, images: Any) -> None:
+        """The cost of every choice of widths, from an untrained network of the large one's shape."""
+        from edgekit.compress.groups import find_groups
+        from edgekit.compress.prune import cost_of
+        from edgekit.compress.steps import StepContext
+        from edgekit.data import Dataset
+        from edgekit.targets.registry import get_target
+
+        few = Dataset.of(images.inputs[0][:32])
+        ctx = StepContext(data=few, target=get_target("cortex-m4"))
+        self.model = cost_of(find_groups(start), ctx, "cycles")
+
     def pruned(self, large: Any, images: Any, cycles: int, seed: int) -> tuple[Any, dict[str, int]]:
         """``large`` cut to at most so many cycles, repaired by least squares on the training images."""
         from edgekit.compress import allocate
         from edgekit.compress.groups import cut, find_groups
         from edgekit.compress.importance import scores
-        from edgekit.compress.prune import cost_of, keep_masks
+        from edgekit.compress.prune import keep_masks
         from edgekit.compress.repair import repair
         from edgekit.compress.steps import StepContext
         from edgekit.data import Dataset
@@ -110,8 +124,7 @@ class Study:
             data=Dataset.of(images.inputs[0]), target=get_target("cortex-m4"), seed=seed
         )
         groups = find_groups(large)
-        if self.model is None:
-            self.model = cost_of(groups, ctx, "cycles")
+        assert self.model is not None
         score = scores(groups, ctx, "surgeon", len(images))
         levels = [allocate.levels(g, 4) for g in groups]
         sums = [np.concatenate([[0.0], np.cumsum(np.sort(score[g.name]))]) for g in groups]

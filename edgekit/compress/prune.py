@@ -77,9 +77,9 @@ def cost_of(
     inputs = ctx.inputs(graph, "a budget of cycles", 32)
     cycles = layer_cycles(graph, ctx.target, inputs)
     m = granularity(ctx.target, multiple)
-    return Cost(
-        groups, "cycles", cycles, layer_grids(graph, ctx.target, inputs, m, cycles, ctx.progress)
-    )
+    grids = layer_grids(graph, ctx.target, inputs, m, cycles, ctx.progress)
+    ctx.note(counted_layers=sorted(grids))
+    return Cost(groups, "cycles", cycles, grids)
 
 
 def plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgekit.errors import DeviceError
 from edgekit.graph.ir import Graph
 from edgekit.targets.base import Progress
 from edgekit.targets.schema import Target
@@ -15,7 +16,7 @@ from .measure import measure
 def count_nodes(graph: Graph, target: Target, progress: Progress | None = None) -> dict[str, float]:
     """Cycles (instructions where the core has no timing table) of each node's fastest variant, without
     the board's scale; nodes that could not be counted are left out. The graph need not be connected.
-    UnsupportedError names the first node without a variant."""
+    UnsupportedError names the first node without a variant, DeviceError why counting failed."""
     from edgekit.graph.ops import macs
 
     mcu = parse(target)
@@ -34,6 +35,9 @@ def count_nodes(graph: Graph, target: Target, progress: Progress | None = None) 
         lowered[name] = [o.call for o in (better if better and not small else found)]
     compiler = toolchain.arm_compiler(mcu.toolchain, "auto")
     costs = measure(graph, lowered, mcu, compiler, "speed", progress)
+    if costs.absent is not None:
+        # scaling by MACs instead, in silence, would be wrong by half for narrow layers
+        raise DeviceError(f"the layers of '{graph.name}' could not be counted: {costs.absent}")
     best: dict[str, float] = {}
     for (name, _), cost in costs.by_call.items():
         value = float(cost.instructions if cost.cycles is None else cost.cycles)
