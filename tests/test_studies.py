@@ -14,6 +14,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "overparameteri
 sys.path.insert(0, str(FOLDER))
 
 import double_descent as study  # noqa: E402
+import methods  # noqa: E402
 import svg  # noqa: E402
 import theory  # noqa: E402
 
@@ -61,3 +62,38 @@ def test_charts_are_well_formed() -> None:
         text = svg.chart("t", "x", "y", lines, log_x=log, log_y=log, mark_x=(10, "here"))
         root = ElementTree.fromstring(text)
         assert len(root.findall(".//{*}circle")) == 4
+
+
+def test_rows_of_one_method_are_averaged_over_seeds_and_stand_at_their_cost() -> None:
+    def row(points: float, cycles: int) -> dict[str, object]:
+        return {
+            "int8": {"difference": points / 100, "accuracy": 0.8, "standard_error": 0.01}, "seed": 0,
+            "model": "net.tflite", "section": "a", "cycles": cycles, "flash": 1000, "ram": 100,
+            "macs_left": cycles / 1000, "speedup": 1000 / cycles, "realised": 1.0,
+        }  # fmt: skip
+
+    rows = {"baseline net.tflite": {}, "uncut": row(0, 1000), "m, seed 0": row(-2, 740),
+            "m, seed 1": row(-4, 760), "other": row(-1, 755), "far": row(-1, 650)}  # fmt: skip
+    m = methods.merged(rows)["m"]  # type: ignore[arg-type]
+    assert m["seeds"] == 2 and m["difference"] == pytest.approx(-3)
+    assert m["spread"] == pytest.approx(2**0.5)
+    text = "\n".join(methods.tables(rows))  # type: ignore[arg-type]
+    assert text.index("| other |") < text.index("| m |") and "| far |" not in text
+    assert "(seeds ± 1.4)" in text
+
+
+@pytest.mark.slow
+def test_tickets_and_widths_run() -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    import lottery
+    import width
+
+    rows = lottery.one_seed(0, 40, few=200, hidden=64, keeps=(0.3,))
+    assert {r["way"] for r in rows} == {"dense", *lottery.WAYS}
+    assert "| 70 % |" in "\n".join(lottery.page(rows, 40))
+    rows = width.Study(60, 200, (4,), 12).one_seed(0)
+    width.check(rows)
+    assert {r["arm"] for r in rows} == {"large", *width.ARMS} and width.draw(rows).startswith(
+        "<svg"
+    )
+    assert min(r["cycles"] for r in rows) < rows[0]["cycles"]

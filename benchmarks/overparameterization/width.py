@@ -139,6 +139,15 @@ class Study:
         return out, {g.name: int(k) for g, k in zip(groups, kept, strict=True)}
 
 
+def check(rows: list[dict[str, Any]]) -> None:
+    """Assert that no pruned network costs more than the small one that it is compared with."""
+    small = {(r["seed"], r["width"]): r["cycles"] for r in rows if r["arm"] == "small"}
+    for r in rows:
+        if r["arm"].startswith("pruned"):
+            limit = small[r["seed"], r["width"]]
+            assert r["cycles"] <= 1.02 * limit, f"{r['cycles']:,} cycles against {limit:,}"
+
+
 # -- output ----------------------------------------------------------------------------------------
 
 
@@ -290,6 +299,7 @@ def main() -> None:
     study, rows = Study(args.steps), []
     for seed in range(args.seeds):
         rows += study.one_seed(seed)
+        check(rows)
         document = {"steps": args.steps, "rows": rows, "summary": summary(rows)}
         write(args.out / "width.json", json.dumps(document, indent=1) + "\n")
         write(args.out / "width.svg", draw(rows))
