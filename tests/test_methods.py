@@ -129,10 +129,10 @@ def test_estimated_cycles_are_those_of_the_compiled_network(tmp_path) -> None:  
     artifact = api.compile(small, "cortex-m4", tmp_path / "a", data=ctx.data, options=options)
     real = api.profile(artifact)["total"]["cycles"]
     assert abs(float(cost(kept[None])[0]) / real - 1) < 0.05
-    p = run_step("prune", g, ctx, importance="l2", cycles=0.6, realised=0.85)
+    p = run_step("prune", g, ctx, importance="l2", cycles=0.7, realised=0.6)
     artifact = api.compile(p, "cortex-m4", tmp_path / "b", data=ctx.data, options=options)
     share = api.profile(artifact)["total"]["cycles"] / cost.total
-    assert share < 0.63 and total_macs(p) / total_macs(g) > 0.84 * share
+    assert share < 0.73 and total_macs(p) / total_macs(g) > 0.59 * share
 
 
 # -- CP --------------------------------------------------------------------------------------------

@@ -111,6 +111,6 @@ def cost(graph: Any, calibration: np.ndarray) -> tuple[dict[str, int], Any]:
 
 
 def mean_se(values: list[float]) -> tuple[float, float]:
-    """Mean and its standard error (0 for a single value)."""
+    """Mean and its standard error (NaN for a single value)."""
     a = np.array(values)
-    return float(a.mean()), float(a.std(ddof=1) / np.sqrt(len(a))) if len(a) > 1 else 0.0
+    return float(a.mean()), float(a.std(ddof=1) / np.sqrt(len(a))) if len(a) > 1 else float("nan")

@@ -104,6 +104,8 @@ def chart(
             out += [f'<circle cx="{a}" cy="{b}" r="3.2" fill="{colour}" clip-path="url(#c)"/>'
                     for a, b in points]  # fmt: skip
         for a, b, half in zip(s.x, s.y, s.band or (), strict=False):
+            if not math.isfinite(half):
+                continue
             out.append(f'<path d="M{px(a)} {py(b - half)}V{py(b + half)}" stroke="{colour}" '
                        'clip-path="url(#c)"/>')  # fmt: skip
         if not s.name:
