@@ -5,37 +5,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from compression import FIT, Row
+from compression import FIT, REALISED, Row
 
 KD = {"step": "distill", "batch": 64, "lr": 1e-3, "temperature": 2.0, "augment": ["flip", "crop"]}
 
 
-def _cut(macs: float, importance: str = "fisher", **more: Any) -> dict[str, Any]:
-    return {"step": "prune", "importance": importance, "macs": macs, "allocation": "global",
-            **FIT, **more}  # fmt: skip
+def _cut(cycles: float, importance: str = "surgeon", **more: Any) -> dict[str, Any]:
+    return {"step": "prune", "importance": importance, "cycles": cycles, "allocation": "global",
+            "realised": REALISED, "samples": 1000, **FIT, **more}  # fmt: skip
 
 
 def rows() -> list[Row]:
     """In the order in which they are worth their time."""
     section = "No labels, trained"
     out = []
-    for macs, steps in (
-        (0.71, 600),
-        (0.71, 1600),
-        (0.71, 4000),
-        (0.43, 4000),
-        (0.6, 4000),
-        (0.33, 4000),
-    ):
-        out.append(Row(f"fisher {macs:g}, distilled {steps}", [_cut(macs), {**KD, "steps": steps}],
-                       section))  # fmt: skip
+    for share, steps in ((0.75, 600), (0.75, 1600), (0.5, 1600), (0.75, 4000), (0.5, 4000)):
+        out.append(Row(f"surgeon {share:g}, distilled {steps}",
+                       [_cut(share), {**KD, "steps": steps}], section))  # fmt: skip
     for name, more in (
         ("attention hints", {"hints": "attention"}),
         ("feature hints", {"hints": "feature"}),
         ("mixup", {"augment": ["flip", "crop", "mixup"]}),
         ("no batch norm", {"training": {"batch_norm": False}}),
     ):
-        out.append(Row(f"fisher 0.6, distilled 1600, {name}",
+        out.append(Row(f"surgeon 0.6, distilled 1600, {name}",
                        [_cut(0.6), {**KD, "steps": 1600, **more}], section))  # fmt: skip
     plain = {"steps": 1600, "batch": 64, "lr": 1e-3, "augment": ["flip", "crop"]}
     for step in (
@@ -44,7 +37,10 @@ def rows() -> list[Row]:
         {"step": "snapshot-distill", **plain, "cycles": 3},
         {"step": "mutual", **plain},
     ):
-        out.append(Row(f"fisher 0.6, {step['step']} 1600", [_cut(0.6), step], section))
+        out.append(Row(f"surgeon 0.6, {step['step']} 1600", [_cut(0.6), step], section))
+    out.append(Row("gradual channels 0.6, 1600", [
+        {"step": "gradual-channels", "cycles": 0.6, "importance": "surgeon", **plain},
+    ], section))  # fmt: skip
     made = {"step": "distill-data-free", "low": 0.0, "high": 255.0, "samples": 5000}
     for macs in (0.74, 0.6):
         out.append(Row(f"l2 {macs:g}, data-free 1600", [
@@ -57,11 +53,14 @@ def rows() -> list[Row]:
         out.append(Row(f"QAT 1600, int{bits} weights", [
             {"step": "qat", "bits": bits, "steps": 1600, "lr": 2e-4 if bits == 8 else 1e-3,
              "augment": ["flip", "crop"]}], "Quantization, no labels"))  # fmt: skip
+    out.append(Row("Deep Compression: gradual magnitude 0.5, 1600, share 32 values", [
+        {"step": "gradual-magnitude", "keep": 0.5, **plain}, {"step": "share", "values": 32}],
+        "Zeros, no labels"))  # fmt: skip
     for keep in (0.5, 0.2):
         out.append(Row(f"gradual magnitude {keep:g}, 1600", [
             {"step": "gradual-magnitude", "keep": keep, **plain}], "Zeros, no labels"))  # fmt: skip
-    out.append(Row("large, fisher 0.5, distilled 4000", [_cut(0.5), {**KD, "steps": 4000}], section,
+    out.append(Row("large, surgeon 0.55, distilled 4000", [_cut(0.55), {**KD, "steps": 4000}], section,
                    model="ic_resnet_large_float.tflite"))  # fmt: skip
-    out.append(Row("large, fisher 0.16, distilled 4000", [_cut(0.16), {**KD, "steps": 4000}], section,
+    out.append(Row("large, surgeon 0.25, distilled 4000", [_cut(0.25), {**KD, "steps": 4000}], section,
                    model="ic_resnet_large_float.tflite"))  # fmt: skip
     return out

@@ -9,7 +9,7 @@ all combinations where there are few, otherwise greedily and by exchange.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, product
 
 import numpy as np
@@ -17,6 +17,9 @@ import numpy as np
 from edgekit.compress.cost import Cost
 from edgekit.compress.groups import Group
 from edgekit.errors import InputError
+
+#: Units kept, int ``[..., groups]`` -> bool ``[...]``: whether such a network is wanted at all.
+Allowed = Callable[[np.ndarray], np.ndarray]
 
 #: Combinations that are all tried.
 _EXHAUSTIVE = 3_000_000
@@ -107,17 +110,27 @@ def by_damage(
     options: Sequence[np.ndarray],
     damage: Sequence[Mapping[int, float]],
     budget: float,
+    allowed: Allowed | None = None,
 ) -> np.ndarray:
-    """The widths with the least sum of damages within the budget.
+    """The widths with the least sum of damages within the budget, among those that are allowed.
 
     damage: by group, units kept -> damage when only this group is cut; counts between measured ones are
-    interpolated. All units: none.
+    interpolated. All units: none. InputError when nothing that is allowed is within the budget.
     """
     tables = [_interpolated(o, d) for o, d in zip(options, damage, strict=True)]
     combinations = math.prod(len(o) for o in options)
     if combinations <= _EXHAUSTIVE:
-        return _all(cost, options, tables, budget)
-    return _exchange(cost, options, tables, budget)
+        kept = _all(cost, options, tables, budget, allowed)
+    else:
+        kept = _exchange(cost, options, tables, budget, allowed)
+    if allowed is not None and (
+        cost.share(kept) > budget * (1 + 1e-9) or not bool(allowed(kept[None])[0])
+    ):
+        raise InputError(
+            f"no channel counts have {budget:g} of the {cost.measure} and the asked speed-up for the MACs "
+            "they save; a larger budget or a lower 'realised' would be accepted"
+        )
+    return kept
 
 
 def _interpolated(counts: np.ndarray, damage: Mapping[int, float]) -> np.ndarray:
@@ -130,8 +143,9 @@ def _interpolated(counts: np.ndarray, damage: Mapping[int, float]) -> np.ndarray
 
 
 def _all(
-    cost: Cost, options: Sequence[np.ndarray], tables: Sequence[np.ndarray], budget: float
-) -> np.ndarray:
+    cost: Cost, options: Sequence[np.ndarray], tables: Sequence[np.ndarray], budget: float,
+    allowed: Allowed | None,
+) -> np.ndarray:  # fmt: skip
     split = max(0, len(options) - 3)  # the last three at once, the others one by one
     tail = np.array(list(product(*options[split:])), np.int64).reshape(-1, len(options) - split)
     tail_damage = np.array([sum(t) for t in product(*tables[split:])], float)
@@ -143,7 +157,10 @@ def _all(
         base = sum(head_tables[i][int(k)] for i, k in enumerate(head))
         kept = np.concatenate([np.tile(np.array(head, np.int64), (len(tail), 1)), tail], axis=1)
         costs = cost(kept)
-        total = np.where(costs <= budget * cost.total * (1 + 1e-12), base + tail_damage, math.inf)
+        fits = costs <= budget * cost.total * (1 + 1e-12)
+        if allowed is not None:
+            fits &= allowed(kept)
+        total = np.where(fits, base + tail_damage, math.inf)
         i = int(np.lexsort((costs, total))[0])
         if (total[i], costs[i]) < best_key:
             best, best_key = kept[i], (float(total[i]), float(costs[i]))
@@ -151,8 +168,9 @@ def _all(
 
 
 def _exchange(
-    cost: Cost, options: Sequence[np.ndarray], tables: Sequence[np.ndarray], budget: float
-) -> np.ndarray:
+    cost: Cost, options: Sequence[np.ndarray], tables: Sequence[np.ndarray], budget: float,
+    allowed: Allowed | None,
+) -> np.ndarray:  # fmt: skip
     """Greedy descent from full width, then exchanges: one group wider, another as narrow as needed."""
     at = [len(o) - 1 for o in options]
 
@@ -162,12 +180,17 @@ def _exchange(
     def harm(a: Sequence[int]) -> float:
         return float(sum(t[i] for t, i in zip(tables, a, strict=True)))
 
+    def wanted(a: Sequence[int]) -> bool:
+        return allowed is None or bool(allowed(widths(a)[None])[0])
+
     limit = budget * cost.total * (1 + 1e-12)
     while (now := float(cost(widths(at)[None])[0])) > limit:
         moves = []
         for i in range(len(at)):
             for j in range(at[i]):
                 trial = [*at[:i], j, *at[i + 1 :]]
+                if not wanted(trial):
+                    continue
                 saved = now - float(cost(widths(trial)[None])[0])
                 useful = min(saved, now - limit)
                 moves.append(((tables[i][j] - tables[i][at[i]]) / max(useful, 1e-30), -j, i, j))
@@ -188,7 +211,7 @@ def _exchange(
                         trial[i], trial[k] = up, down
                         if harm(trial) >= harm(at) - 1e-15:
                             break
-                        if float(cost(widths(trial)[None])[0]) <= limit:
+                        if float(cost(widths(trial)[None])[0]) <= limit and wanted(trial):
                             at, improved = trial, True
                             break
     return widths(at)

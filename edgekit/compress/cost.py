@@ -1,9 +1,9 @@
 """What a network with fewer channels costs, without building it: MACs, parameters, cycles on a target.
 
 MACs and parameters are exact. Cycles are *estimated*: every layer of the uncut network is profiled once
-on the target's own device and scaled by what is left of its MACs (or of its elements, where it has
-none); what the kernels gain or lose at other channel counts is not in there, so a result is compiled and
-profiled before anyone quotes it.
+on the target's own device. Where the target can count single layers, each is counted at a grid of widths
+(:mod:`.counted`); elsewhere it is scaled by what is left of its MACs (or of its elements, where it has
+none). A result is compiled and profiled before anyone quotes it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgekit.compress.counted import Grid
 from edgekit.compress.groups import MIXING, Groups, is_grouped
 from edgekit.compress.intervals import channels_of
 from edgekit.errors import InputError
@@ -34,10 +35,20 @@ class _Term:
     widths: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """A grid of cycles over the widths of two tensors (None: an input that does not change)."""
+
+    grid: Grid
+    source: int | None
+    out: int
+
+
 class Cost:
     """Cost as a function of how many units each group keeps.
 
-    measure: "macs", "parameters", or "cycles" (which needs ``layer_cycles``: by node name).
+    measure: "macs", "parameters", or "cycles" (which needs ``layer_cycles``: by node name). grids: cycles
+    of layers at other widths, by node name; the other layers are scaled.
     """
 
     def __init__(
@@ -45,6 +56,7 @@ class Cost:
         groups: Groups,
         measure: Measure = "macs",
         layer_cycles: Mapping[str, float] | None = None,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         self.groups = groups
         self.measure = measure
@@ -62,6 +74,7 @@ class Cost:
         self.units = np.array([g.units for g in groups], np.int64)
         self._rest = self._full - self.units @ self._per_unit
         self._terms: list[_Term] = []
+        self._counted: list[_Counted] = []
         for node in graph.nodes:
             out = place.get(node.outputs[0])
             widths: tuple[int, ...] = () if out is None else (out,)
@@ -76,6 +89,11 @@ class Cost:
                     self._add(float(size), part if size > 1 else ())
             elif measure == "macs":
                 self._add(float(macs(node, graph)), widths)
+            elif out is not None and node.name in (grids or {}):
+                assert grids is not None
+                self._counted.append(
+                    _Counted(grids[node.name], place.get(node.inputs[0] or ""), out)
+                )
             else:
                 self._add((layer_cycles or {}).get(node.name, 0.0), widths)
         self.total = float(self(self.units[None])[0])
@@ -95,6 +113,11 @@ class Cost:
             for w in t.widths:
                 part = part * ratio[..., w]
             total += part
+        for c in self._counted:
+            wide = [None if k is None else ratio[..., k] * self._full[k] for k in (c.source, c.out)]
+            source = np.full(total.shape, float(c.grid.ins[-1])) if wide[0] is None else wide[0]
+            assert wide[1] is not None
+            total += c.grid(source, wide[1])
         return total
 
     def share(self, kept: np.ndarray) -> float:
@@ -111,13 +134,18 @@ def granularity(target: Target | None, asked: int | None = None) -> int:
 
 def layer_cycles(graph: Graph, target: Target, inputs: Sequence[np.ndarray]) -> dict[str, float]:
     """Cycles (or nanoseconds, where the device has a clock only) of each layer of ``graph`` on the
-    target's own device, by node name; a layer that was fused into another counts nothing."""
+    target's own device, compiled for speed, by node name; a layer that was fused into another counts
+    nothing."""
     from edgekit import api
     from edgekit.data import Dataset
+    from edgekit.targets.base import CompileOptions
 
     samples = Dataset.of([a[:32] for a in inputs])
     with tempfile.TemporaryDirectory(prefix="edgekit-cost-") as tmp:
-        artifact = api.compile(graph, target.name, Path(tmp) / "a", data=samples)
+        artifact = api.compile(
+            graph, target.name, Path(tmp) / "a", data=samples,
+            options=CompileOptions(optimize="speed"),
+        )  # fmt: skip
         document = api.profile(artifact)
     found: dict[str, float] = {}
     for layer in document["layers"]:

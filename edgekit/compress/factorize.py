@@ -6,22 +6,24 @@ form        what replaces the layer                                        sourc
 svd         dense, 1x1: two of rank r                                      Denton et al., NIPS 2014
 spatial     k x k convolution: k x 1 then 1 x k, rank r                    Jaderberg et al., BMVC 2014
 tucker      k x k convolution: 1x1, k x k between (r_in, r_out), 1x1       Kim et al., ICLR 2016
+cp          k x k convolution: 1x1, depthwise k x k, 1x1, rank r           Lebedev et al., ICLR 2015
 =========== ============================================================== =============================
 
 Weights are decomposed on the data's own terms where samples are given: the input directions that occur
 are weighted by their second moment (dense and 1x1 layers), and the last factor is fitted by least squares
-afterwards (:mod:`.repair`). A layer is replaced only where its MACs become fewer. CP decomposition
-(Lebedev et al., ICLR 2015) is not offered.
+afterwards (:mod:`.repair`). A layer is replaced only where its MACs become fewer. "auto" leaves out cp
+(:mod:`.cp`): it takes long to compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 
+from edgekit.compress.cp import decompose
 from edgekit.compress.execute import Walker, affordable
 from edgekit.compress.groups import is_grouped
 from edgekit.compress.repair import repair as fit
@@ -32,7 +34,11 @@ from edgekit.graph import numerics as nx
 from edgekit.graph.ir import Graph, Node
 from edgekit.graph.ops import infer_shapes, macs
 
-Form = Literal["auto", "svd", "spatial", "tucker"]
+Form = Literal["auto", "svd", "spatial", "tucker", "cp"]
+#: Ranks of a layer for which cp is computed, evenly spaced in their logarithm.
+_CP_RANKS = 6
+#: One layer of a chain: type, name, weights, attributes.
+_Layer = tuple[str, str, np.ndarray, Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -110,15 +116,13 @@ class _Rewriter:
     def __init__(self, graph: Graph) -> None:
         self.g = graph.copy()
 
-    def replace(
-        self, node: Node, chain: Sequence[tuple[str, np.ndarray, dict[str, object]]]
-    ) -> None:
-        """chain: (name, weights, attributes) of each layer; the last keeps bias, activation, output."""
+    def replace(self, node: Node, chain: Sequence[_Layer]) -> None:
+        """The last layer of the chain keeps bias, activation and output."""
         g = self.g
         at = [n.name for n in g.nodes].index(node.name)
         new: list[Node] = []
         source = node.inputs[0]
-        for i, (name, weights, attrs) in enumerate(chain):
+        for i, (kind, name, weights, attrs) in enumerate(chain):
             last = i == len(chain) - 1
             w = g.add_const(
                 f"{node.name}/{name} weights", np.ascontiguousarray(weights, np.float32)
@@ -126,7 +130,7 @@ class _Rewriter:
             bias = node.inputs[2] if last and len(node.inputs) > 2 else None
             attrs = {**attrs, "activation": node.attr("activation", "NONE") if last else "NONE"}
             made = Node(
-                node.name if last else f"{node.name}/{name}", node.type, (source, w.name, bias),
+                node.name if last else f"{node.name}/{name}", kind, (source, w.name, bias),
                 node.outputs if last else (f"{node.outputs[0]}/{name}",), attrs,
             )  # fmt: skip
             if not last:
@@ -145,10 +149,10 @@ class _Rewriter:
 
 def _chain(
     node: Node, g: Graph, form: str, sizes: tuple[int, ...], moment: np.ndarray | None
-) -> list[tuple[str, np.ndarray, dict[str, object]]]:
+) -> list[_Layer]:
     w = g.tensor(node.inputs[1]).data
     assert w is not None
-    attrs = dict(node.attrs)
+    attrs, own = dict(node.attrs), node.type
     if form == "svd":
         flat = w.reshape(w.shape[0], -1)
         root, inverse = _root(moment, flat.shape[1])
@@ -156,9 +160,9 @@ def _chain(
         r = sizes[0]
         first, second = (np.sqrt(s[:r])[:, None] * v[:r]) @ inverse, u[:, :r] * np.sqrt(s[:r])
         if node.type == "FULLY_CONNECTED":
-            return [("a", first, attrs), ("b", second, attrs)]
+            return [(own, "a", first, attrs), (own, "b", second, attrs)]
         still = {**attrs, "stride": (1, 1), "padding": "VALID"}
-        return [("a", first[:, None, None], attrs), ("b", second[:, None, None], still)]
+        return [(own, "a", first[:, None, None], attrs), (own, "b", second[:, None, None], still)]
     o, kh, kw, c = w.shape
     height, width = g.tensor(node.inputs[0]).shape[1:3]
     pads, _ = nx.conv_padding(
@@ -173,25 +177,35 @@ def _chain(
         wide = (v[:r] * np.sqrt(s[:r])[:, None]).reshape(r, kw, o).transpose(2, 1, 0)[:, None]
         return [
             (
+                own,
                 "tall",
                 tall,
                 {"stride": (sh, 1), "dilation": (dh, 1), "padding": (pads[0], pads[1], 0, 0)},
             ),
             (
+                own,
                 "wide",
                 wide,
                 {"stride": (1, sw), "dilation": (1, dw), "padding": (0, 0, pads[2], pads[3])},
             ),
         ]
+    plain = {"stride": (1, 1), "dilation": (1, 1), "padding": "VALID"}
+    if form == "cp":
+        f = decompose(w, sizes[0])
+        middle = f.middle.reshape(1, kh, kw, -1)
+        return [
+            (own, "in", f.inside.T[:, None, None], plain),
+            ("DEPTHWISE_CONV_2D", "middle", middle, attrs),
+            (own, "out", f.out[:, None, None], plain),
+        ]
     u, _, v, _ = _unfold_factors(w)
     r_in, r_out = sizes
     u, v = u[:, :r_out], v[:, :r_in]
     core = np.einsum("oijc,or,cs->rijs", w.astype(np.float64), u, v)
-    plain = {"stride": (1, 1), "dilation": (1, 1), "padding": "VALID"}
     return [
-        ("in", v.T[:, None, None], plain),
-        ("core", core, attrs),
-        ("out", u[:, None, None], plain),
+        (own, "in", v.T[:, None, None], plain),
+        (own, "core", core, attrs),
+        (own, "out", u[:, None, None], plain),
     ]
 
 
@@ -220,6 +234,13 @@ def _candidates(
             for r in range(multiple, len(values), multiple):
                 cells = y[1] * x[2] * kh * c * r + y[1] * y[2] * kw * r * o
                 found.append(_Candidate("spatial", (r,), cells, _lost(values, r)))
+        if form == "cp":
+            most = (now - 1) // (x[1] * x[2] * c + y[1] * y[2] * (kh * kw + o))
+            spaced = np.geomspace(multiple, max(multiple, most), _CP_RANKS) / multiple
+            for r in sorted({int(k) * multiple for k in spaced}):
+                cells = x[1] * x[2] * c * r + y[1] * y[2] * r * (kh * kw + o)
+                if cells < now:
+                    found.append(_Candidate("cp", (r,), cells, decompose(w, r).lost))
         if form in ("auto", "tucker"):
             _, s, _, t = _unfold_factors(w)
             for r_in in range(multiple, c + 1, multiple):
@@ -283,7 +304,8 @@ def _by_budget(
 
 @step(
     "factorize",
-    cites="Denton et al., NIPS 2014; Jaderberg et al., BMVC 2014; Kim et al., ICLR 2016",
+    cites="Denton et al., NIPS 2014; Jaderberg et al., BMVC 2014; Kim et al., ICLR 2016; "
+    "Lebedev et al., ICLR 2015",
 )
 def factorize(
     graph: Graph,

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.compress import allocate
 from edgekit.compress.cost import Cost, Measure, granularity, layer_cycles
+from edgekit.compress.counted import layer_grids
 from edgekit.compress.execute import distance, is_classifier, says
 from edgekit.compress.groups import Groups, cut, find_groups
 from edgekit.compress.importance import NEEDS_DATA, Importance, scores
@@ -62,15 +63,23 @@ def budget_of(
     return some[0] if some else None
 
 
-def cost_of(groups: Groups, ctx: StepContext, measure: Measure) -> Cost:
-    """The cost model; profiles the uncut network once where the measure is cycles."""
+def cost_of(
+    groups: Groups, ctx: StepContext, measure: Measure, multiple: int | None = None
+) -> Cost:
+    """The cost model; profiles the uncut network once where the measure is cycles, and counts its
+    layers at other widths."""
     if measure != "cycles":
         return Cost(groups, measure)
     if ctx.target is None:
         raise InputError("a budget of cycles needs a target; give one with --target")
     ctx.progress("profiling the network on the target")
-    inputs = ctx.inputs(groups.graph, "a budget of cycles", 32)
-    return Cost(groups, "cycles", layer_cycles(groups.graph, ctx.target, inputs))
+    graph = groups.graph
+    inputs = ctx.inputs(graph, "a budget of cycles", 32)
+    cycles = layer_cycles(graph, ctx.target, inputs)
+    m = granularity(ctx.target, multiple)
+    grids = layer_grids(graph, ctx.target, inputs, m, cycles, ctx.progress)
+    ctx.note(counted_layers=sorted(grids))
+    return Cost(groups, "cycles", cycles, grids)
 
 
 def plan(
@@ -87,9 +96,16 @@ def plan(
     smallest: float = 0.1,
     repair: Repair = "none",
     samples: int = 1000,
+    realised: float | None = None,
 ) -> tuple[Groups, dict[str, np.ndarray]]:
     """Groups, and the units each keeps (bool ``[units]`` by group name), without cutting anything: what
     a gradual schedule needs at each of its stages (:func:`.groups.zeroed`, :func:`.groups.cut`)."""
+    if realised is not None and (
+        measure != "cycles" or allocation not in ("global", "sensitivity")
+    ):
+        raise InputError(
+            "'realised' is given; it takes a budget of cycles with allocation 'global' or 'sensitivity'"
+        )
     groups = find_groups(graph)
     if not len(groups):
         raise InputError(f"model '{graph.name}' has no channels that can be cut")
@@ -109,27 +125,35 @@ def plan(
     if budget is None:
         kept = np.array([o[-1] for o in options], np.int64)
         return groups, keep_masks(groups, score, kept)
-    cost = cost_of(groups, ctx, measure)
+    cost = cost_of(groups, ctx, measure, multiple)
     allocate.check_reachable(cost, options, budget)
     ordered = [score[g.name] for g in groups]
+    allowed = None if realised is None else runs_faster(groups, cost, realised)
     if allocation == "uniform":
         kept = allocate.uniform(cost, options, budget)
-    elif allocation == "global" and importance == "surgeon":
-        # these scores are losses in one unit, so the best widths for their sum can be searched
+    elif allocation == "global" and (importance == "surgeon" or allowed is not None):
+        # surgeon's scores are losses in one unit, so the best widths for their sum can be searched
         sums = [np.concatenate([[0.0], np.cumsum(np.sort(s))]) for s in ordered]
         tables = [
             {int(k): float(t[g.units - k]) for k in o}
             for g, o, t in zip(groups, options, sums, strict=True)
         ]
-        kept = allocate.by_damage(cost, options, tables, budget)
+        kept = allocate.by_damage(cost, options, tables, budget, allowed)
     elif allocation == "global":
         kept = allocate.by_rank(cost, options, ordered, budget)
     elif allocation == "measured":
         kept = descend(groups, ctx, score, options, cost, budget, repair)
     else:
         damage = damages(groups, ctx, score, options, repair)
-        kept = allocate.by_damage(cost, options, damage, budget)
+        kept = allocate.by_damage(cost, options, damage, budget, allowed)
     return groups, keep_masks(groups, score, kept)
+
+
+def runs_faster(groups: Groups, cost: Cost, realised: float) -> allocate.Allowed:
+    """Widths whose speed-up (by ``cost``) is at least ``realised`` of their reduction in MACs."""
+    macs = Cost(groups, "macs")
+    factor = realised * macs.total / cost.total * (1 - 1e-9)
+    return lambda kept: macs(kept) >= factor * cost(kept)
 
 
 def damages(
@@ -265,6 +289,7 @@ def prune(
     repair_samples: Count = 5000,
     ridge: Annotated[float, Within(0)] = 1e-3,
     rows: Count = 100_000,
+    realised: Share | None = None,
 ) -> Graph:
     """Cut channel groups until a share of the MACs, parameters or cycles is left, or each layer to its
     own share.
@@ -272,7 +297,8 @@ def prune(
     macs, parameters, cycles: share of the given graph's cost that may remain (cycles: estimated, on the
     context's target). layers: group or node name -> share of its units to keep. multiple: channels kept
     are multiples of this (default: the target's). smallest: least share a group keeps. rounds: cut in so
-    many rounds, repaired each. repair: what is fitted after each round.
+    many rounds, repaired each. repair: what is fitted after each round. realised: with a budget of
+    cycles, only networks whose speed-up is at least this share of their reduction in MACs.
     """
     budget = budget_of(macs, parameters, cycles)
     if budget is None and not layers:
@@ -293,6 +319,7 @@ def prune(
             budget=None if budget is None else min(1.0, goal / left), layers=part,
             allocation=allocation, multiple=multiple, exclude=exclude, smallest=smallest,
             repair=repair, samples=samples,
+            realised=None if realised is None else realised ** (1 / rounds),
         )  # fmt: skip
         for g in groups:
             widths.setdefault(g.name, [g.units])

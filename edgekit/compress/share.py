@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from edgekit.compress.steps import StepContext, Within, step
+from edgekit.compress.steps import Count, StepContext, Within, step
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph, Tensor
 
@@ -160,19 +160,40 @@ def share(
     return g.validate()
 
 
-@step("sparsify", cites="Han et al., NIPS 2015; Zhu and Gupta, 2017 (global magnitude)")
+@step(
+    "sparsify",
+    cites="Han et al., NIPS 2015; Zhu and Gupta, 2017 (global magnitude); N:M: Mishra et al., 2021",
+)
 def sparsify(
     graph: Graph,
     ctx: StepContext,
     *,
-    zeros: Annotated[float, Within(0, 1, open_high=True)],
+    zeros: Annotated[float, Within(0, 1, open_high=True)] | None = None,
+    pattern: list[Count] | None = None,
     scope: Literal["global", "layer"] = "global",
     layers: list[str] | None = None,
 ) -> Graph:
     """Set the smallest weights to zero, a share of each layer's or of all together; shapes stay, so this
-    saves nothing until a coder or a sparse kernel uses it."""
+    saves nothing until a coder or a sparse kernel uses it.
+
+    pattern: [n, m] instead of a share: the n largest of every m neighbours along the input channels stay
+    (layers whose channels are not a multiple of m are left as they are)."""
+    if (zeros is None) == (pattern is None):
+        raise InputError("sparsify takes one of zeros (a share) and pattern ([n, m])")
     g = graph.copy()
     tensors = weight_tensors(graph, layers)
+    if pattern is not None:
+        if len(pattern) != 2 or not pattern[0] < pattern[1]:
+            raise InputError(f"sparsify has the pattern {pattern}; accepted is [n, m] with n < m")
+        kept = {}
+        for name, t in tensors:
+            assert t.data is not None
+            data = n_of_m(t.data, *pattern) if t.shape[-1] % pattern[1] == 0 else t.data
+            kept[name] = float((data == 0).mean())
+            g.tensors[t.name] = t.with_(data=data)
+        ctx.note(sizes=size_report(g), zeros=kept)
+        return g.validate()
+    assert zeros is not None
     magnitude = []
     for _, t in tensors:
         assert t.data is not None
@@ -191,6 +212,16 @@ def sparsify(
         g.tensors[t.name] = t.with_(data=data)
     ctx.note(sizes=size_report(g), zeros=made)
     return g.validate()
+
+
+def n_of_m(weights: np.ndarray, n: int, m: int) -> np.ndarray:
+    """The ``n`` largest of every ``m`` neighbours along the last axis, the others zero; the earlier one
+    where two are equal."""
+    blocks = weights.reshape(-1, m)
+    order = np.argsort(-np.abs(blocks), axis=1, kind="stable")
+    mask = np.zeros(blocks.shape, bool)
+    np.put_along_axis(mask, order[:, :n], True, axis=1)
+    return np.where(mask, blocks, 0).astype(weights.dtype).reshape(weights.shape)
 
 
 def _threshold(values: np.ndarray, share: float) -> float:

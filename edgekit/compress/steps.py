@@ -53,6 +53,7 @@ _FAMILIES = (
     "edgekit.compress.share",
     "edgekit.compress.int4",
     "edgekit.compress.train.steps",
+    "edgekit.compress.train.channel_steps",
 )
 
 

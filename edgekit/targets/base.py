@@ -260,6 +260,18 @@ class Tunes(Protocol):
 
 
 @runtime_checkable
+class CountsNodes(Protocol):
+    """What a backend may have besides: the cost of single nodes, for choosing shapes by it."""
+
+    def count_nodes(
+        self, graph: Graph, target: Target, progress: Progress | None = None
+    ) -> Mapping[str, float]:
+        """Cycles of every node of an int8 graph (which need not be connected) by itself with its
+        fastest kernel, comparable with each other only; nodes that cannot be counted are left out."""
+        ...
+
+
+@runtime_checkable
 class ListsTransports(Protocol):
     """What a backend may have besides: lines of its own in ``edgekit devices``."""
 

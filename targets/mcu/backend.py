@@ -163,6 +163,14 @@ class McuBackend:
         tried = {str(c.details["toolchain"]): c.details["kernels_work"] for _, c, _ in made}
         return replace(best, details={**best.details, "toolchains_compared": tried})
 
+    def count_nodes(
+        self, graph: Graph, target: Target, progress: Progress | None = None
+    ) -> Mapping[str, float]:
+        """Cycles of each node by itself (:mod:`.counting`)."""
+        from .counting import count_nodes
+
+        return count_nodes(graph, target, progress)
+
     def build(
         self,
         graph: Graph,

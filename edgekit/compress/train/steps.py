@@ -6,7 +6,7 @@ make the integer graph themselves). The teacher is the network that the recipe b
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from edgekit.compress.steps import Count, Share, StepContext, Within, step
@@ -326,12 +326,13 @@ def gradual_magnitude(
 
 
 @step("sparse-train", cites="SNIP: Lee et al., ICLR 2019; SET: Mocanu et al., 2018; RigL: Evci et al., "
-      "ICML 2020")  # fmt: skip
+      "ICML 2020; sparse momentum: Dettmers & Zettlemoyer 2019; dynamic sparse reparameterization: Mostafa "
+      "& Wang, ICML 2019; variational dropout: Molchanov et al., ICML 2017")  # fmt: skip
 def sparse_train(
     graph: Graph,
     ctx: StepContext,
     *,
-    method: Literal["snip", "set", "rigl", "random"],
+    method: Literal["snip", "set", "rigl", "momentum", "dsr", "variational", "random"],
     keep: Share,
     fresh: bool = True,
     labels: bool = False,
@@ -346,10 +347,13 @@ def sparse_train(
     training: dict[str, Any] | None = None,
 ) -> Graph:
     """Train a sparse network from fresh weights (or the given ones): the masks are SNIP's, move by
-    SET or RigL, or are random (the control)."""
+    SET, RigL, sparse momentum or DSR, come from variational dropout, or are random (the control).
+
+    share, every, until: of masks that move. variational: half of the steps with noise, half without."""
     from edgekit.compress.train.init import reinitialize
     from edgekit.compress.train.masks import Masks, masked, sparsity
     from edgekit.compress.train.sparse.dynamic import Dynamic, erdos_renyi
+    from edgekit.compress.train.sparse.redistribute import Redistributing
     from edgekit.compress.train.sparse.snip import snip
     from edgekit.compress.train.trainer import train
 
@@ -359,6 +363,14 @@ def sparse_train(
     goal = _goal(ctx, graph, labels)
     if method == "snip":
         found = snip(start, data, goal(start), keep, seed=options.seed)
+    elif method == "variational":
+        from edgekit.compress.train.sparse.variational import variational_dropout
+
+        options = replace(options, steps=max(1, options.steps // 2))
+        noisy = variational_dropout(start, goal(start), data, options, keep=keep, work=ctx.work,
+                                    progress=ctx.progress)  # fmt: skip
+        start, found = noisy.graph, noisy.masks
+        ctx.note(noise=noisy.noise)
     else:
         found = erdos_renyi(start, keep, options.seed)
     start = masked(start, found)
@@ -366,6 +378,9 @@ def sparse_train(
     if method in ("set", "rigl"):
         masks = Dynamic(found, options.steps, grow="random" if method == "set" else "gradient",
                         share=share, every=every, until=until, seed=options.seed)  # fmt: skip
+    elif method in ("momentum", "dsr"):
+        masks = Redistributing(found, options.steps, method=method, share=share, every=every,
+                               until=until, seed=options.seed)  # fmt: skip
     run = train(start, data, goal(start), options, extensions=[masks], work=ctx.work,
                 name=f"sparse {method}", progress=ctx.progress)  # fmt: skip
     ctx.note(**facts(run, options), sparsity=sparsity(run.graph))

@@ -18,15 +18,17 @@ from edgekit.graph.ir import Graph
 
 
 def sensitivities(
-    graph: Graph, data: TrainData, objective: Objective, *, batches: int = 4, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """``|w dL/dw|`` of the maskable weights, summed over ``batches`` batches of 128."""
+    graph: Graph, data: TrainData, objective: Objective, *, batches: int = 4, seed: int = 0,
+    ends: bool = False,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """``|w dL/dw|`` of the maskable weights (of all with ``ends``), summed over ``batches`` batches of
+    128."""
     module = TrainModule(graph, batch_norm=True).eval()
     first = [a[:1024] for a in data.inputs]
     module.measure([as_float(a) for a in part] for part in in_batches(first, 64))
     module.train()
     stream = Batches(data, TrainOptions(batch=128, seed=seed))
-    names = maskable(graph)
+    names = maskable(graph, ends=ends)
     total = {n: np.zeros(graph.tensor(n).shape) for n in names}
     for k in range(batches):
         batch = stream.at(k, torch.device("cpu"))
