@@ -184,7 +184,7 @@ def find_options(graph: Graph, target: Target) -> Found:
     rejected: dict[str, list[tuple[str, str]]] = {}
     for node in graph.nodes:
         found, refused = [], []
-        for v in variants.variants_of(node.type):
+        for v in variants.variants_for(node, graph):
             reason = v.reject(node, graph, target)
             if reason is None:
                 found.append(Option(v.lower(node, graph, target), v.rank))
