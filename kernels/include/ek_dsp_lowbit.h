@@ -32,6 +32,18 @@ void ek_fully_connected_s4_lean_dsp(const ek_fc_dsp_params *p, const int8_t *inp
                                     const ek_dsp_quant *quant, int8_t *output, void *scratch);
 int32_t ek_fully_connected_s4_lean_dsp_scratch_bytes(const ek_fc_dsp_params *p);
 
+/* Convolution, groups 1, as ek_conv2d_s8_halfword_dsp, so many output channels (even) at a time: their
+ * weights are unpacked into scratch, in front of the columns. weights: codes of ek_lowbit.h, of which
+ * ek_conv2d_s8_halfword_dsp's layout becomes; each block of channels begins with a whole word. */
+typedef struct {
+  ek_conv_params block, last; /* the convolution with a block's output channels, and with the last one's */
+  int32_t out_c;              /* of all blocks */
+} ek_conv_blocks_params;
+void ek_conv2d_s4_blocks_dsp(const ek_conv_blocks_params *p, const int8_t *input,
+                             const uint8_t *weights, const ek_dsp_quant *quant, int8_t *output,
+                             void *scratch);
+int32_t ek_conv2d_s4_blocks_dsp_scratch_bytes(const ek_conv_blocks_params *p);
+
 /* x of one block, from 8 inputs in two words; returns sum plus the odd inputs. */
 EK_INLINE int32_t ek_s4_inputs(uint32_t *x, uint32_t first, uint32_t second, int32_t sum) {
   const uint32_t odd = ek_sxtb16_ror8(first), odd2 = ek_sxtb16_ror8(second);

@@ -6,15 +6,14 @@ k-means, ternary, binary). Nothing else in the graph says so.
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgekit.graph.ir import Graph, Node, Tensor
 
-#: Bits of a code -> codes in a unit, bytes of a unit.
-UNITS = {1: (32, 4), 2: (16, 4), 4: (8, 4), 6: (16, 12)}
+#: Bits of a code -> codes in a unit: a word, or three of 6-bit codes.
+UNITS = {1: 32, 2: 16, 4: 8, 6: 16}
 #: Smaller int8 tensors always have few values, and nothing to save.
 MIN_WEIGHTS = 512
 
@@ -82,7 +81,7 @@ class Codes:
 
     def pack(self, rows: np.ndarray) -> np.ndarray:
         """``[R, n]`` values as uint8 ``[R, bytes]``: each row in whole units, zeros behind it."""
-        count, size = UNITS[self.bits]
+        count = UNITS[self.bits]
         rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % count)))
         if self.table is None:
             codes = rows.astype(np.int64) & 15
@@ -106,5 +105,3 @@ class Codes:
 def numbers(values: np.ndarray) -> bool:
     """Whether the values fit 4-bit numbers."""
     return bool(values.size == 0 or (values.min() >= -8 and values.max() <= 7))
-
-

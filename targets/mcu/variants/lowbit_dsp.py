@@ -1,11 +1,13 @@
-"""FULLY_CONNECTED of 4-bit weights for cores with the DSP extension: six outputs at a time, weights
-unpacked in registers (``kernels/include/ek_dsp_lowbit.h``). A CONV_2D whose kernel covers its whole input,
-unpadded, is one too.
+"""4-bit weights for cores with the DSP extension (``kernels/include/ek_dsp_lowbit.h``).
+
+FULLY_CONNECTED: six outputs at a time, weights unpacked in registers; a CONV_2D whose kernel covers its
+whole input, unpadded, is one too. CONV_2D: a block of output channels unpacked at a time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,10 +16,10 @@ from edgekit.graph.ir import Graph, Node
 from edgekit.targets.schema import Target
 
 from ..contract import ConstArray, KernelCall
-from .dsp_common import initializer, quant_const, reject_common, reject_weights, wrap32
-from .dsp_conv import scratch_limit
+from .dsp_common import initializer, pack, quant_const, reject_common, reject_weights, wrap32
+from .dsp_conv import DspConv, scratch_limit
 from .dsp_fc import _quant, covers_input, layer_of
-from .lowbit_codes import as_int8, is_low_bit, numbers, weights_of
+from .lowbit_codes import Codes, as_int8, is_low_bit, numbers, weights_of
 
 OUTPUTS = 6
 #: The kernel holds 16 times the sum in 32 bits.
@@ -32,7 +34,9 @@ def pack_s4(w: np.ndarray) -> np.ndarray:
     w = np.pad(w, ((0, -w.shape[0] % OUTPUTS), (0, -w.shape[1] % 8)))
     w = w.reshape(w.shape[0] // OUTPUTS, OUTPUTS, -1, 8)
     data = 16 * w[..., _HIGH] + w[..., _LOW] + 8
-    return np.ascontiguousarray(data.transpose(0, 2, 1, 3)).astype(np.int8).view(np.uint8).reshape(-1)
+    return (
+        np.ascontiguousarray(data.transpose(0, 2, 1, 3)).astype(np.int8).view(np.uint8).reshape(-1)
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,71 @@ class DspFullyConnectedS4:
         )
 
 
-VARIANTS = [
+@dataclass(frozen=True)
+class DspConvS4:
+    """block: output channels that are unpacked at a time."""
+
+    block: int
+    rank: int
+    op: str = "CONV_2D"
+
+    @property
+    def name(self) -> str:
+        return f"conv2d_s4_blocks_{self.block}_dsp"
+
+    _like: ClassVar[DspConv] = DspConv("CONV_2D", "halfword", 0)
+
+    def concerns(self, node: Node, graph: Graph) -> bool:
+        return is_low_bit(node, graph)
+
+    def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
+        t = weights_of(node, graph)
+        if t is None or t.data is None or not numbers(t.data):
+            return "the weights are no numbers of 4 bits"
+        reason = self._like.reject(node, as_int8(node, graph), target)
+        if reason is None and t.shape[0] <= self.block:
+            reason = f"{t.shape[0]} output channels: no more than are unpacked at a time"
+        return reason
+
+    def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
+        wide = as_int8(node, graph)
+        call = self._like.lower(node, wide, target)
+        t = weights_of(node, graph)
+        assert t is not None and t.data is not None
+        w = t.data.reshape(t.shape[0], -1)
+        taps = -(-w.shape[1] // 4) * 4
+        rest = len(w) % self.block or self.block
+
+        def with_outputs(n: int) -> str:
+            return (call.params or "").replace(f".out_c = {len(w)},", f".out_c = {n},")
+
+        # what ek_conv2d_s8_halfword_dsp reads, but for the form: pairs of channels in whole words
+        values = pack(w, 2, False).reshape(1, -1)
+        consts = [c for c in call.consts if c.name != "weights"]
+        return replace(
+            call,
+            variant=self.name,
+            sources=(
+                "dsp/conv2d_s4_blocks_dsp.c",
+                "dsp/mac_s8_2x4_halfword_dsp.c",
+                "ref/unpack_s4_ref.c",
+            ),
+            header="ek_dsp_lowbit.h",
+            params_type="ek_conv_blocks_params",
+            params=f"{{ .block = {with_outputs(self.block)}, .last = {with_outputs(rest)}, "
+            f".out_c = {len(w)} }}",
+            call=(
+                "ek_conv2d_s4_blocks_dsp(&{p}, {in0}, {c.codes}, "
+                "(const ek_dsp_quant *)(const void *){c.quant}, {out0}, {scratch});"
+            ),
+            consts=(ConstArray("codes", "uint8_t", Codes(4, None).pack(values)[0]), *consts),
+            scratch_bytes=call.scratch_bytes + self.block * taps,
+        )
+
+
+VARIANTS: list[DspConvS4 | DspFullyConnectedS4] = [
+    DspConvS4(16, 26),
+    DspConvS4(8, 27),
     DspFullyConnectedS4("FULLY_CONNECTED", False, 14),
     DspFullyConnectedS4("FULLY_CONNECTED", True, 15),
     DspFullyConnectedS4("CONV_2D", False, 6),

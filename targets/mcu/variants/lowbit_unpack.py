@@ -4,7 +4,8 @@ scratch before the kernel is called.
 This costs a few instructions a weight and inference, and RAM for the layer's weights; scratch only counts
 where the arena is fullest, which is seldom where a network has most of its weights. What a kernel's
 constants look like is found by looking at them: whole arrays of the weights' values, of pairs of them
-(the halfword form), or records with such an array between other constants.
+(the halfword form), or records with such an array between other constants. Kernels whose constants are
+something else take int4 layers with their weights as int8.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edgekit.targets.schema import Target
 
 from ..contract import ConstArray, KernelCall
 from . import REF_RANK, RankedVariant
-from .lowbit_codes import UNITS, Codes, as_int8, is_low_bit
+from .lowbit_codes import UNITS, Codes, as_int8, is_low_bit, weights_of
 
 TYPES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
@@ -51,7 +52,7 @@ class _Layout:
     @property
     def beyond(self) -> int:
         """Bytes that the last unit of a record's codes has beyond them."""
-        return -self.values.shape[1] % UNITS[self.codes.bits][0]
+        return -self.values.shape[1] % UNITS[self.codes.bits]
 
 
 def _pairs(data: np.ndarray) -> np.ndarray:
@@ -70,7 +71,10 @@ def _layout(call: KernelCall, records: int) -> _Layout | str:
         return "its weights are not stored as bytes"
     rows = np.ascontiguousarray(const.data).view(np.uint8).reshape(records, -1)
     data = rows[:, head : rows.shape[1] - tail].view(np.int8)
-    for form, values in ((_BYTES, data), (_PAIRS, _pairs(data) if data.shape[1] % 2 == 0 else data)):
+    for form, values in (
+        (_BYTES, data),
+        (_PAIRS, _pairs(data) if data.shape[1] % 2 == 0 else data),
+    ):
         codes = Codes.of(values)
         if codes is not None and codes.bits < 8:
             return _Layout(const, rows, head, tail, form, values, codes)
@@ -124,7 +128,11 @@ class Unpacked:
         assert not isinstance(found, str)
         call, at = found
         packed = np.concatenate(
-            [at.rows[:, : at.head], at.codes.pack(at.values), at.rows[:, at.rows.shape[1] - at.tail :]],
+            [
+                at.rows[:, : at.head],
+                at.codes.pack(at.values),
+                at.rows[:, at.rows.shape[1] - at.tail :],
+            ],
             axis=1,
         )
         # the fields of ek_unpack_params, in order
@@ -156,6 +164,42 @@ class Unpacked:
         )
 
 
+@dataclass(frozen=True)
+class Widened:
+    """``inner`` with int4 weights stored as int8: where it keeps its weights in a form that codes cannot
+    stand for, or for depthwise layers, whose few weights are not what fills the flash."""
+
+    inner: RankedVariant
+
+    @property
+    def name(self) -> str:
+        return f"{self.inner.name}_widened"
+
+    @property
+    def op(self) -> str:
+        return self.inner.op
+
+    @property
+    def rank(self) -> int:
+        return self.inner.rank + (2 if self.inner.rank < REF_RANK - 10 else 20)
+
+    def concerns(self, node: Node, graph: Graph) -> bool:
+        t = weights_of(node, graph)
+        return t is not None and t.dtype == "int4"
+
+    def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
+        reason = self.inner.reject(node, as_int8(node, graph), target)
+        if reason is None and node.type != "DEPTHWISE_CONV_2D":
+            found = Unpacked(self.inner).found(node, graph, target)
+            if not isinstance(found, str):
+                reason = "its weights are unpacked instead"
+        return reason
+
+    def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
+        call = self.inner.lower(node, as_int8(node, graph), target)
+        return replace(call, variant=self.name)
+
+
 def _kernels() -> Iterator[RankedVariant]:
     package = __package__ or ""
     path = importlib.import_module(package).__path__
@@ -165,4 +209,4 @@ def _kernels() -> Iterator[RankedVariant]:
             yield from (v for v in offered if v.op in TYPES)
 
 
-VARIANTS = [Unpacked(v) for v in _kernels()]
+VARIANTS = [form(v) for v in _kernels() for form in (Unpacked, Widened)]
