@@ -106,6 +106,7 @@ def test_from_a_recipe_to_the_board(tmp_path: Path) -> None:
     made = api.open_artifact(tmp_path / "four").manifest
     kernels = {row["variant"] for row in made["plan"]}
     assert any("unpacked" in k or "4_" in k for k in kernels), kernels
-    plain = api.compile(models / "digits.tflite", "cortex-m4", tmp_path / "eight", options=small)
+    plain = api.compile(models / "digits.tflite", "cortex-m4", tmp_path / "eight", data=data,
+                        options=small)  # fmt: skip
     sizes = [m["memory"]["weights_bytes"] for m in (made, plain.manifest)]
     assert sizes[0] < 0.75 * sizes[1], sizes  # biases and multipliers stay

@@ -52,6 +52,7 @@ _FAMILIES = (
     "edgekit.compress.factorize",
     "edgekit.compress.share",
     "edgekit.compress.int4",
+    "edgekit.compress.mixed",
     "edgekit.compress.train.steps",
 )
 
