@@ -166,7 +166,7 @@ def test_sums_beyond_the_form_are_refused() -> None:
     g = of_few_bits(graph, "int4", rng)
     b = g.tensor(g.nodes[0].inputs[2])
     g.tensors[b.name] = b.with_(data=np.full(b.shape, 1 << 27, np.int32))
-    fully_connected = next(v for v in lowbit_dsp.VARIANTS if v.op == "FULLY_CONNECTED")
+    fully_connected = next(v for v in lowbit_dsp.VARIANTS if v.name == "fully_connected_s4_dsp")
     reason = fully_connected.reject(g.nodes[0], g, m4())
     assert reason is not None and "16 times" in reason
     with pytest.raises(UnsupportedError):

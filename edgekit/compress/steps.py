@@ -53,6 +53,7 @@ _FAMILIES = (
     "edgekit.compress.share",
     "edgekit.compress.int4",
     "edgekit.compress.mixed",
+    "edgekit.compress.codebook",
     "edgekit.compress.train.steps",
 )
 

@@ -6,7 +6,8 @@
  *   16 * (a * xa + b * xb) + 128 * xb,
  * one instruction a pair of weights for unpacking and one for multiplying. What is too much, 128 times the
  * sum of all xb, is the same for every output. The accumulator is 16 times the sum: exact while the sum
- * stays below 2^27 in size, which the generator checks.
+ * stays below 2^27 in size, which the generator checks. Codes that a table gives their values have kernels
+ * of their own.
  */
 #ifndef EK_DSP_LOWBIT_H
 #define EK_DSP_LOWBIT_H
@@ -31,6 +32,13 @@ void ek_fully_connected_s4_lean_dsp(const ek_fc_dsp_params *p, const int8_t *inp
                                     const uint8_t *weights, const int32_t *bias,
                                     const ek_dsp_quant *quant, int8_t *output, void *scratch);
 int32_t ek_fully_connected_s4_lean_dsp_scratch_bytes(const ek_fc_dsp_params *p);
+
+/* Fully connected, 4-bit codes of a table: as ek_fully_connected_w4_ref (ek_lowbit.h). scratch: 256 words
+ * of pairs, and the input. */
+void ek_fully_connected_w4_dsp(const ek_fc_params *p, const int8_t *input, const uint8_t *weights,
+                               const int8_t *table, const int32_t *bias, const int32_t *mult,
+                               const int8_t *shift, int8_t *output, void *scratch);
+int32_t ek_fully_connected_w4_dsp_scratch_bytes(const ek_fc_params *p);
 
 /* Convolution, groups 1, as ek_conv2d_s8_halfword_dsp, so many output channels (even) at a time: their
  * weights are unpacked into scratch, in front of the columns. weights: codes of ek_lowbit.h, of which

@@ -20,6 +20,7 @@ from .dsp_common import initializer, pack, quant_const, reject_common, reject_we
 from .dsp_conv import DspConv, scratch_limit
 from .dsp_fc import _quant, covers_input, layer_of
 from .lowbit_codes import Codes, as_int8, is_low_bit, numbers, weights_of
+from .lowbit_ref import RefCodes, four_bits
 
 OUTPUTS = 6
 #: The kernel holds 16 times the sum in 32 bits.
@@ -179,7 +180,48 @@ class DspConvS4:
         )
 
 
-VARIANTS: list[DspConvS4 | DspFullyConnectedS4] = [
+@dataclass(frozen=True)
+class DspFullyConnectedW4:
+    """The portable kernel's constants, looked up two codes at a time."""
+
+    name: str = "fully_connected_w4_dsp"
+    op: str = "FULLY_CONNECTED"
+    rank: int = 40
+
+    _like: ClassVar[RefCodes] = RefCodes("fully_connected_w4_ref", "FULLY_CONNECTED", 0)
+
+    def concerns(self, node: Node, graph: Graph) -> bool:
+        return is_low_bit(node, graph)
+
+    def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
+        reason = reject_common(node, graph, target) or self._like.reject(node, graph, target)
+        if reason is not None:
+            return reason
+        if four_bits(node, graph)[1].table is None:
+            return "the weights are numbers: no table is needed"
+        scratch, limit = self._scratch(node, graph), scratch_limit(target)
+        if limit is not None and scratch > limit:
+            return f"it needs {scratch} bytes of scratch; at most {limit} are spent on it"
+        return None
+
+    @staticmethod
+    def _scratch(node: Node, graph: Graph) -> int:
+        return 1024 + -(-graph.tensor(node.inputs[1]).shape[1] // 8) * 16
+
+    def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
+        call = self._like.lower(node, graph, target)
+        return replace(
+            call,
+            variant=self.name,
+            sources=(f"dsp/{self.name}.c",),
+            header="ek_dsp_lowbit.h",
+            call=call.call.replace("_ref(", "_dsp(").replace("{out0})", "{out0}, {scratch})"),
+            scratch_bytes=self._scratch(node, graph),
+        )
+
+
+VARIANTS: list[DspConvS4 | DspFullyConnectedS4 | DspFullyConnectedW4] = [
+    DspFullyConnectedW4(),
     DspConvS4(16, 26),
     DspConvS4(8, 27),
     DspFullyConnectedS4("FULLY_CONNECTED", False, 14),
