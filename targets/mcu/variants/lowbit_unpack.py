@@ -204,7 +204,7 @@ def _kernels() -> Iterator[RankedVariant]:
     package = __package__ or ""
     path = importlib.import_module(package).__path__
     for module in pkgutil.iter_modules(path):
-        if not module.name.startswith(("_", "lowbit")):
+        if not module.name.startswith(("_", "lowbit", "sparse")):
             offered = getattr(importlib.import_module(f"{package}.{module.name}"), "VARIANTS", ())
             yield from (v for v in offered if v.op in TYPES)
 
