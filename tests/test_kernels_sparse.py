@@ -70,7 +70,10 @@ def test_many_cases(tmp_path: Path) -> None:
 
 
 def dense_layer(rng: np.random.Generator, k: int, o: int, keep: float) -> Graph:
-    w = rng.integers(-20, 21, (o, k)) * np.repeat(rng.random((o, -(-k // 4))) < keep, 4, axis=1)[:, :k]
+    w = (
+        rng.integers(-20, 21, (o, k))
+        * np.repeat(rng.random((o, -(-k // 4))) < keep, 4, axis=1)[:, :k]
+    )
     x = Tensor("x", (1, k), "int8", QuantParams.per_tensor(0.1, 3))
     wt = Tensor("w", (o, k), "int8", QuantParams.per_tensor(0.01, 0), w.astype(np.int8))
     attrs = {"activation": "NONE", "keep_num_dims": False}
@@ -111,7 +114,10 @@ def test_on_a_cortex_m4(tmp_path: Path) -> None:
 def test_what_is_stored_is_the_layer(seed: int, o: int, k: int, keep: float) -> None:
     rng = np.random.default_rng(seed)
     blocks = -(-k // 4)
-    w = rng.integers(-128, 128, (o, k)) * np.repeat(rng.random((o, blocks)) < keep, 4, axis=1)[:, :k]
+    w = (
+        rng.integers(-128, 128, (o, k))
+        * np.repeat(rng.random((o, blocks)) < keep, 4, axis=1)[:, :k]
+    )
     padded = np.pad(w, ((0, 0), (0, 4 * blocks - k))).reshape(o, blocks, 4)
     counts, gaps, values = sparse.stored(w, padded)
     back, at = np.zeros((o, blocks, 4), np.int64), 0

@@ -54,6 +54,7 @@ _FAMILIES = (
     "edgekit.compress.int4",
     "edgekit.compress.mixed",
     "edgekit.compress.codebook",
+    "edgekit.compress.blocks",
     "edgekit.compress.train.steps",
 )
 
