@@ -26,7 +26,7 @@ from edgekit_targets.mcu.variants.lowbit_codes import MIN_WEIGHTS, Codes, is_low
 OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 MODULES = (lowbit_ref, lowbit_dsp, lowbit_unpack)
 #: Kinds of weights: int4 numbers, and codebooks of so many values.
-KINDS = ("int4", 2, 3, 15, 50)
+KINDS = ("int4", 2, 3, 15, 50, "ternary", "binary")
 
 
 def of_few_bits(graph: Graph, kind: int | str, rng: np.random.Generator) -> Graph:
@@ -39,6 +39,10 @@ def of_few_bits(graph: Graph, kind: int | str, rng: np.random.Generator) -> Grap
         if rng.random() < 0.2:
             data = np.where(rng.random(w.shape) < 0.5, low, 7).astype(np.int8)
         g.tensors[w.name] = w.with_(dtype="int4", data=data)
+    elif kind in ("ternary", "binary"):
+        unit = int(rng.choice([1, 1, 127, 5]))
+        signs = rng.integers(-1, 2, w.shape) if kind == "ternary" else rng.choice([-1, 1], w.shape)
+        g.tensors[w.name] = w.with_(data=(unit * signs).astype(np.int8))
     else:
         assert isinstance(kind, int)
         book = rng.choice(np.arange(-127, 128), kind, replace=False).astype(np.int8)

@@ -2,8 +2,8 @@
 
 Block magnitude pruning (Narang et al., "Block-Sparse Recurrent Neural Networks", 2017; one shot, by L2
 norm, here): the weakest blocks of each layer, or of all of them together, become zero. Blocks follow the
-order in which kernels read weights, ``[O][kh][kw][I]`` (``kernels/include/ek_sparse.h``), so that microcontrollers
-store and multiply only the others. Quantization keeps zeros.
+order in which kernels read weights, ``[O][kh][kw][I]`` (``kernels/include/ek_sparse.h``), so that
+microcontrollers store and multiply only the others. Quantization keeps zeros.
 """
 
 from __future__ import annotations

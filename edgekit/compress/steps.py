@@ -56,6 +56,7 @@ _FAMILIES = (
     "edgekit.compress.codebook",
     "edgekit.compress.blocks",
     "edgekit.compress.train.steps",
+    "edgekit.compress.train.fewbits_step",
 )
 
 

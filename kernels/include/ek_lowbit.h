@@ -37,6 +37,14 @@ void ek_fully_connected_w4_ref(const ek_fc_params *p, const int8_t *input, const
                                const int8_t *table, const int32_t *bias, const int32_t *mult,
                                const int8_t *shift, int8_t *output);
 
+/* Ternary (and binary) weights, unit times -1, 0 or 1, without a multiplication for each: fully connected,
+ * or a convolution of one pixel and stride 1, whose rows are its pixels. weights: an output after the other,
+ * each in_c two's complement numbers of 2 bits in whole words, lowest bits first. bias: input offset folded
+ * in. */
+void ek_rows_s8_ternary_ref(const ek_fc_params *p, const int8_t *input, const uint32_t *weights,
+                            int32_t unit, const int32_t *bias, const int32_t *mult,
+                            const int8_t *shift, int8_t *output);
+
 /* Convolution, codes of 4 bits: two output channels are unpacked, then computed at every pixel. weights:
  * an output channel after the other, each of kernel_h * kernel_w * in_c / groups codes in whole words. */
 void ek_conv2d_w4_ref(const ek_conv_params *p, const int8_t *input, const uint8_t *weights,

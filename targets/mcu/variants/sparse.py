@@ -20,8 +20,8 @@ from .dsp_common import Linear, halfword_bias, pack, quant_const, reject_common,
 from .dsp_conv import DspConv, linear_layer, scratch_limit
 from .dsp_fc import layer_of
 from .lowbit_codes import MIN_WEIGHTS, as_int8
+from .lowbit_ref import rows_of
 from .ref_common import initializer, lowered
-from .ref_conv import _direct, _fully_connected
 
 BLOCK = 4
 #: Share of blocks that has to be zero before the kernels are looked at: none wins with fewer.
@@ -120,30 +120,10 @@ class SparseRef(_Sparse):
         return None
 
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
-        wide = as_int8(node, graph)
-        conv = node.type == "CONV_2D"
-        call = (_direct if conv else _fully_connected)(node, wide)
+        fields, rest = rows_of(node, as_int8(node, graph))
         w = _rows(node, graph)
-        x, y = graph.tensor(node.inputs[0]), graph.outs(node)[0]
-        assert w is not None and y.quant is not None
-        if conv and (
-            graph.tensor(node.inputs[1]).shape[1:3] != (1, 1)
-            or tuple(node.attrs["stride"]) != (1, 1)
-            or w.shape[1] != x.shape[3]
-            or x.shape[1:3] != y.shape[1:3]
-        ):
-            raise UnsupportedError("not a convolution of one pixel and stride 1")
-        lo, hi = nm.activation_range(node.attrs["activation"], y.quant, "int8")
-        fields = {
-            "rows": y.elements // len(w),
-            "in_c": w.shape[1],
-            "out_c": len(w),
-            "out_zp": y.quant.zp,
-            "act_min": lo,
-            "act_max": hi,
-        }
+        assert w is not None
         padded = np.pad(w, ((0, 0), (0, -w.shape[1] % BLOCK))).reshape(len(w), -1, BLOCK)
-        rest = tuple(c for c in call.consts if c.name != "weights")
         return lowered(
             self.name,
             "ek_sparse.h",
