@@ -16,6 +16,7 @@ from edgekit.graph.ir import Graph, Node, Tensor
 UNITS = {1: 32, 2: 16, 4: 8, 6: 16}
 #: Smaller int8 tensors always have few values, and nothing to save.
 MIN_WEIGHTS = 512
+MAX_VALUES = 64  #: that a code can tell apart
 
 
 def weights_of(node: Node, graph: Graph) -> Tensor | None:
@@ -31,7 +32,14 @@ def is_low_bit(node: Node, graph: Graph) -> bool:
         return False
     if t.dtype == "int4":
         return True
-    return t.elements >= MIN_WEIGHTS and code_bits(np.unique(t.data)) < 8
+    if t.elements < MIN_WEIGHTS:
+        return False
+    # asked of every layer by every variant, so counted rather than sorted, and a part of it first
+    flat = t.data.reshape(-1).view(np.uint8)
+    return all(
+        int(np.count_nonzero(np.bincount(part, minlength=256))) <= MAX_VALUES
+        for part in (flat[:MIN_WEIGHTS], flat)
+    )
 
 
 def as_int8(node: Node, graph: Graph) -> Graph:

@@ -33,6 +33,8 @@ RECORDS = {
     "conv2d_s8_rows_long_dsp": (6, 8),
     "fully_connected_s8_fives_dsp": (5, 0),
 }
+#: Portable kernels that another one always takes the place of here; each costs seconds to count.
+SPARED = ("conv2d_s8_direct_ref", "fully_connected_s8_asymmetric_ref")
 _BYTES, _PAIRS = 0, 1  #: ``EK_FORM_*``
 
 
@@ -206,7 +208,7 @@ def _kernels() -> Iterator[RankedVariant]:
     for module in pkgutil.iter_modules(path):
         if not module.name.startswith(("_", "lowbit", "sparse")):
             offered = getattr(importlib.import_module(f"{package}.{module.name}"), "VARIANTS", ())
-            yield from (v for v in offered if v.op in TYPES)
+            yield from (v for v in offered if v.op in TYPES and v.name not in SPARED)
 
 
 VARIANTS = [form(v) for v in _kernels() for form in (Unpacked, Widened)]
