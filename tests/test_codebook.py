@@ -26,7 +26,7 @@ def error(weight: np.ndarray, book: np.ndarray) -> float:
     return float((weight * gap**2).sum())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(2, 9))
 def test_no_other_values_are_better(seed: int, values: int, used: int) -> None:
     """Against every choice of integers, for few bins close to one another."""

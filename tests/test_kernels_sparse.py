@@ -58,14 +58,14 @@ def drawn(op: str, seed: int, count: int) -> list[tuple[Graph, list, KernelCall]
 
 
 def test_under_sanitizers(tmp_path: Path) -> None:
-    cases = [c for op in OPS for c in drawn(op, 0, 40)]
+    cases = [c for op in OPS for c in drawn(op, 0, 24)]
     assert {c.variant for _, _, c in cases} == {v.name for v in sparse.VARIANTS}
     kernel_host.check([kernel_host.Case(*c) for c in cases], tmp_path, sanitize=True)
 
 
 @pytest.mark.slow
 def test_many_cases(tmp_path: Path) -> None:
-    cases = [c for op in OPS for c in drawn(op, 1, 200)]
+    cases = [c for op in OPS for c in drawn(op, 1, 100)]
     kernel_host.check([kernel_host.Case(*c) for c in cases], tmp_path, sanitize=False)
 
 
@@ -97,6 +97,7 @@ def test_long_gaps(tmp_path: Path) -> None:
     kernel_host.check([kernel_host.Case(g, [x], c) for c in found], tmp_path)
 
 
+@pytest.mark.slow
 def test_on_a_cortex_m4(tmp_path: Path) -> None:
     cases, expected = [], []
     for op in OPS:

@@ -28,7 +28,7 @@ def plan_of(seed: int) -> tuple[Plan, np.random.Generator]:
     return planned(g, random_inputs(g, rng, 6), QuantizeOptions("minmax")), rng
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1))
 def test_any_choice_is_what_the_oracle_computes(seed: int) -> None:
     plan, rng = plan_of(seed)
