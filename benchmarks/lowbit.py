@@ -158,9 +158,10 @@ def codebook(label: str, say: Callable[[str], None]) -> list[str]:
         say(f"codebook: {label} {values} values")
         graph, lost = step(g, values)
         worst = f"{100 * max(lost.values()):.2f} %"
-        rows.append([values, worst, *costs_row(cost(graph, "balanced"))])
+        rows.append([values, worst, *costs_row(cost(graph, "size"))])
     return [
-        "Integer weights clustered (step `codebook`), `--optimize balanced`; the int8 rows are above. "
+        "Integer weights clustered (step `codebook`), `--optimize size` (balanced keeps int8 kernels where "
+        "codes would take RAM or many cycles); the int8 rows are above. "
         "*lost*: of the weights' energy, in the layer that loses most.",
         "",
         *table(f"values|lost|{COSTS}", rows),
@@ -328,7 +329,7 @@ def main() -> None:
             f"{version('ziglang')}; networks of MLPerf Tiny.",
             "",
         ]
-        body = [f"## {t}\n\n{kept[t]}" for t, _ in PARTS.values() if t in kept]
+        body = [f"## {t}\n\n{kept[t].strip()}\n\n" for t, _ in PARTS.values() if t in kept]
         text = "\n".join(head) + "\n" + "".join(body).rstrip() + "\n"
         temporary = OUT.with_suffix(".md.part")
         temporary.write_text(text, "utf-8")

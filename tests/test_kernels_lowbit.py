@@ -58,7 +58,9 @@ def calls(graph: Graph, target: object) -> list[KernelCall]:
         reason = v.reject(node, graph, target)
         if reason is not None and "too few" in reason:  # sizes that do not pay have to work, too
             packed = isinstance(v, lowbit_unpack.Unpacked)
-            reason = "other form" if packed and isinstance(v.found(node, graph, target), str) else None
+            reason = (
+                "other form" if packed and isinstance(v.found(node, graph, target), str) else None
+            )
         if reason is None:
             call = v.lower(node, graph, target)
             same = graph.tensor(node.inputs[0]).nbytes == graph.tensor(node.outputs[0]).nbytes

@@ -134,10 +134,9 @@ def test_what_is_stored_is_the_layer(seed: int, o: int, k: int, keep: float) -> 
 @pytest.mark.slow
 def test_chosen_only_where_they_are_faster() -> None:
     """A layer with 95 % of its blocks zero runs sparse, one with 40 % does not."""
+    from edgekit.targets import get_target
     from edgekit_targets.mcu import choose, toolchain
     from edgekit_targets.mcu.config import parse
-
-    from edgekit.targets import get_target
 
     mcu = parse(get_target("cortex-m4"))
     compiler = toolchain.arm_compiler(mcu.toolchain, "auto")
