@@ -70,7 +70,7 @@ def _subst(text: str, names: dict[str, str]) -> str:
 
 def render(cases: Sequence[Case]) -> str:
     """C source: constants, ``void case_<i>(in0, in1, out0, scratch)`` and a scratch query each."""
-    headers = sorted({c.call.header for c in cases})
+    headers = sorted({h for c in cases for h in (c.call.header, *c.call.more_headers)})
     lines = ["#include <stdint.h>", "#include <stddef.h>"]
     lines += [f'#include "{h}"' for h in headers]
     for i, case in enumerate(cases):
@@ -98,7 +98,8 @@ def render(cases: Sequence[Case]) -> str:
         )
         stem = Path(call.sources[0]).stem
         # portable kernels and those without parameters may have no query
-        asks = call.scratch_bytes or (call.params_type and not stem.endswith("_ref"))
+        own = call.details.get("inner_scratch", call.scratch_bytes)  # less what is unpacked there
+        asks = own or (call.params_type and not stem.endswith("_ref"))
         query = f"ek_{stem}_scratch_bytes(&params_{i})" if asks else "0"
         lines.append(f"int32_t scratch_{i}(void);\nint32_t scratch_{i}(void) {{ return {query}; }}")
     return "\n".join(lines) + "\n"

@@ -101,9 +101,9 @@ def _array(ctype: str, name: str, data: np.ndarray, align: int) -> str:
 
 def _scratch_function(call: KernelCall) -> str | None:
     """The name of the call's ``*_scratch_bytes``, where its header declares one."""
-    match = re.search(r"\b(ek_\w+)\(", call.call)
-    assert match, f"no kernel call in {call.call!r}"
-    name = f"{match.group(1)}_scratch_bytes"
+    found = re.findall(r"\b(ek_\w+)\(", call.call)
+    assert found, f"no kernel call in {call.call!r}"
+    name = f"{found[-1]}_scratch_bytes"  # what comes before it only unpacks
     return name if name in (include_dir() / call.header).read_text() else None
 
 
@@ -148,6 +148,8 @@ def emit(index: int, case: Case) -> str:
     )
     function = _scratch_function(call)
     size = "0" if function is None else f"{function}({'&' + str(fields['p'])})"
+    if "inner_scratch" in call.details:
+        size += f" + {call.scratch_bytes - int(str(call.details['inner_scratch']))}"
     lines.append(f"static int32_t scratch_{index}(void) {{ return {size}; }}")
     return "\n".join(lines)
 
@@ -236,7 +238,9 @@ int main(int argc, char **argv) {
 def program(cases: Sequence[Case]) -> str:
     """The whole C program of the cases."""
     parts = ["#include <stddef.h>", "#include <stdint.h>", "#include <string.h>"]
-    parts += [f'#include "{h}"' for h in sorted({c.lowered().header for c in cases})]
+    calls = [c.lowered() for c in cases]
+    headers = {h for call in calls for h in (call.header, *call.more_headers)}
+    parts += [f'#include "{h}"' for h in sorted(headers)]
     table = []
     for i, case in enumerate(cases):
         parts.append(emit(i, case))

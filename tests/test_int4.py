@@ -1,6 +1,9 @@
-"""int4 weights: packed in files, exact bytes, refused by name where there is no kernel."""
+"""int4 weights: packed in files and in flash, exact bytes, refused by name where there is no kernel."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,8 +80,33 @@ def test_backends_name_what_they_cannot_take() -> None:
     rng = np.random.default_rng(1)
     net = Net(rng, (1, 6, 6, 3))
     g = pack_int4(four_bits(rng, net.finish(net.conv("x", 4))))
-    target = registry.get_target("cortex-m4")
+    target = registry.get_target("cortex-a53")
     backend = registry.get_backend(target.family)
-    engine = backend.engines(target)[0].name
-    missing = backend.supports(g, target, engine)
+    missing = backend.supports(g, target, "tvm")
     assert missing and "int4" in str(missing[0])
+    assert not backend.supports(g, target, "c")
+
+
+@pytest.mark.slow
+def test_from_a_recipe_to_the_board(tmp_path: Path) -> None:
+    """compress to int4, deploy, verify: no byte differs, and the weights take half the flash."""
+    from edgekit import api
+    from edgekit.targets.base import CompileOptions
+
+    models = Path(__file__).resolve().parent.parent / "models"
+    steps = [{"step": "adaround", "bits": 4, "first_and_last": 4, "iterations": 30, "samples": 50}]
+    steps = [*steps, {"step": "pack-int4"}]
+    recipe, model = tmp_path / "r.json", tmp_path / "four.tflite"
+    recipe.write_text(json.dumps({"version": 1, "steps": steps}))
+    data = f"{models / 'digits.npz'}:calibration_x"
+    api.compress(models / "digits.tflite", recipe, model, data=data)
+    small = CompileOptions(optimize="size")
+    document = api.deploy(model, "cortex-m4", data, tmp_path / "four", samples=40, options=small)
+    assert document["verify"]["mismatched_bytes"] == 0
+    made = api.open_artifact(tmp_path / "four").manifest
+    kernels = {row["variant"] for row in made["plan"]}
+    assert any("unpacked" in k or "4_" in k for k in kernels), kernels
+    plain = api.compile(models / "digits.tflite", "cortex-m4", tmp_path / "eight", data=data,
+                        options=small)  # fmt: skip
+    sizes = [m["memory"]["weights_bytes"] for m in (made, plain.manifest)]
+    assert sizes[0] < 0.75 * sizes[1], sizes  # biases and multipliers stay

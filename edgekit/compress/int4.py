@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.compress.steps import StepContext, step
+from edgekit.graph.int4 import widened
 from edgekit.graph.ir import Graph
 
 #: Operators whose kernels may unpack weights.
@@ -32,11 +33,7 @@ def pack_int4(graph: Graph) -> Graph:
 
 def unpack_int4(graph: Graph) -> Graph:
     """int4 weights as int8 again, for engines without int4 kernels: the same output bytes."""
-    out = graph.copy()
-    for name, t in graph.tensors.items():
-        if t.dtype == "int4":
-            out.tensors[name] = t.with_(dtype="int8")
-    return out.validate()
+    return widened(graph).validate()
 
 
 @step("pack-int4", cites="TensorFlow Lite 4-bit weights")

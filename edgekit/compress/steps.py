@@ -52,8 +52,12 @@ _FAMILIES = (
     "edgekit.compress.factorize",
     "edgekit.compress.share",
     "edgekit.compress.int4",
+    "edgekit.compress.mixed",
+    "edgekit.compress.codebook",
+    "edgekit.compress.blocks",
     "edgekit.compress.train.steps",
     "edgekit.compress.train.channel_steps",
+    "edgekit.compress.train.fewbits_step",
 )
 
 

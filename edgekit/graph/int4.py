@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgekit.graph.ir import Graph
+
 
 def pack(values: np.ndarray) -> np.ndarray:
     """``[ceil(n / 2)]`` uint8 of ``n`` values in C order; an odd last half is zero."""
@@ -22,3 +24,12 @@ def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     count = int(np.prod(shape, dtype=np.int64))
     halves = np.stack([packed & 0xF, packed >> 4], axis=1).reshape(-1)[:count].astype(np.int8)
     return np.where(halves > 7, halves - 16, halves).astype(np.int8).reshape(shape)
+
+
+def widened(graph: Graph) -> Graph:
+    """int4 constants as int8: the same values, and the same output bytes."""
+    out = graph.copy()
+    for name, t in graph.tensors.items():
+        if t.dtype == "int4":
+            out.tensors[name] = t.with_(dtype="int8")
+    return out

@@ -21,6 +21,6 @@ int32_t ek_conv2d_s8_wide_dsp_scratch_bytes(const ek_conv_params *p) {
 
 void ek_conv2d_s8_wide_dsp(const ek_conv_params *p, const int8_t *input, const int16_t *weights,
                            const ek_dsp_quant *quant, int8_t *output, void *scratch) {
-  ek_dsp_conv(p, input, (const int8_t *)weights, quant, output, scratch, 0, 1, 2, mac,
+  ek_dsp_conv(p, input, (const int8_t *)weights, quant, output, p->out_c, scratch, 0, 1, 2, mac,
               ek_conv_columns_s16_dsp);
 }

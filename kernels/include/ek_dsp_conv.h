@@ -135,9 +135,10 @@ EK_INLINE int32_t ek_dsp_fast_pairs(const ek_conv_params *p, const ek_dsp_quant 
 }
 
 /* n pixels of the channels from c on, any requantization and clamp. */
-EK_DSP_LOOP void ek_dsp_conv_rest(const ek_conv_params *p, int32_t c, int n, const int8_t *w,
-                                  const ek_dsp_quant *q, int8_t *out, const uint32_t *cols,
-                                  int acc_shift, int weight_bytes, ek_dsp_mac_2x4 mac) {
+EK_DSP_LOOP void ek_dsp_conv_rest(const ek_conv_params *p, int32_t step, int32_t c, int n,
+                                  const int8_t *w, const ek_dsp_quant *q, int8_t *out,
+                                  const uint32_t *cols, int acc_shift, int weight_bytes,
+                                  ek_dsp_mac_2x4 mac) {
   const int32_t blocks = ek_dsp_blocks(p);
   for (; c < p->out_c; c += 2, w += 8 * weight_bytes * blocks, q += 2, out += 2) {
     int32_t acc[8];
@@ -147,16 +148,16 @@ EK_DSP_LOOP void ek_dsp_conv_rest(const ek_conv_params *p, int32_t c, int n, con
     const int both = ek_min(2, p->out_c - c);
     for (int i = 0; i < both; ++i) {
       ek_dsp_store(acc + 4 * i, n, acc_shift, q + i, p->out_zp, p->act_min, p->act_max, out + i,
-                   p->out_c);
+                   step);
     }
   }
 }
 
-/* The whole convolution; halfword, acc_shift (sums are 2^acc_shift times as large), weight_bytes, mac
- * and columns are constants of the caller. */
+/* The whole convolution, step bytes from output pixel to output pixel; halfword, acc_shift (sums are
+ * 2^acc_shift times as large), weight_bytes, mac and columns are constants of the caller. */
 EK_INLINE void ek_dsp_conv(const ek_conv_params *p, const int8_t *input, const int8_t *weights,
-                           const ek_dsp_quant *quant, int8_t *output, void *scratch, int halfword,
-                           int acc_shift, int weight_bytes, ek_dsp_mac_2x4 mac,
+                           const ek_dsp_quant *quant, int8_t *output, int32_t step, void *scratch,
+                           int halfword, int acc_shift, int weight_bytes, ek_dsp_mac_2x4 mac,
                            ek_dsp_columns columns) {
   const int32_t out_c = p->out_c;
   const int32_t blocks = ek_dsp_blocks(p);
@@ -165,7 +166,7 @@ EK_INLINE void ek_dsp_conv(const ek_conv_params *p, const int8_t *input, const i
   uint32_t *cols = (uint32_t *)scratch;
   int8_t *bytes = (int8_t *)(cols + 8 * blocks);
   const int32_t fast = ek_dsp_fast_pairs(p, quant);
-  ek_conv_columns four = {weights, quant, output, cols, fast, out_c, blocks,
+  ek_conv_columns four = {weights, quant, output, cols, fast, step, blocks,
                          p->out_zp != -128};
   int32_t iy = -p->pad_top;
   int32_t ix = -p->pad_left;
@@ -190,13 +191,13 @@ EK_INLINE void ek_dsp_conv(const ek_conv_params *p, const int8_t *input, const i
     }
     int32_t c = 0;
     if (n == 4 && fast > 0) {
-      four.out = output + done * out_c;
+      four.out = output + done * step;
       columns(&four);
       c = 2 * fast;
     }
     if (c < out_c) {
-      ek_dsp_conv_rest(p, c, n, weights + 4 * weight_bytes * c * blocks, quant + c,
-                       output + done * out_c + c, cols, acc_shift, weight_bytes, mac);
+      ek_dsp_conv_rest(p, step, c, n, weights + 4 * weight_bytes * c * blocks, quant + c,
+                       output + done * step + c, cols, acc_shift, weight_bytes, mac);
     }
   }
 }

@@ -217,7 +217,7 @@ def find_options(graph: Graph, target: Target, portable: bool = False) -> Found:
     rejected: dict[str, list[tuple[str, str]]] = {}
     for node in graph.nodes:
         found, refused = [], []
-        for v in variants.variants_of(node.type):
+        for v in variants.variants_for(node, graph):
             reason = v.reject(node, graph, target)
             if portable and v.rank < variants.REF_RANK:
                 reason = "portable kernels were asked for"

@@ -178,8 +178,7 @@ def generate(graph: Graph, calls: Mapping[str, KernelCall], plan: Plan) -> Sourc
             const_bytes.append(0)
             continue
         call = calls[node.name]
-        if call.header not in headers:
-            headers.append(call.header)
+        headers += [h for h in (call.header, *call.more_headers) if h not in headers]
         names = {
             c.name: constants.add(f"c{index:03d}_{c.name}", c.ctype, c.data, max(c.align, 4))
             for c in call.consts
@@ -402,7 +401,7 @@ def _weights(constants: _Constants) -> str:
 def check_types(graph: Graph) -> None:
     """UnsupportedError for an activation whose dtype has no C type."""
     for t in graph.tensors.values():
-        if t.dtype not in CTYPES:
+        if t.dtype not in CTYPES and not t.is_const:  # constants are what the kernels make of them
             raise UnsupportedError(f"tensor '{t.name}' has dtype {t.dtype}, which has no C type")
 
 

@@ -48,6 +48,7 @@ class KernelCall:
     8-byte aligned), ``{c.<name>}`` (the constant arrays). Literal braces are doubled.
     scratch_bytes: exactly what the C function's own ``*_scratch_bytes`` says.
     inplace: (input index, output index) pairs that may share one buffer.
+    more_headers: further headers of a call that is more than one function.
     macs_note: free text for ``--explain``.
     """
 
@@ -61,6 +62,7 @@ class KernelCall:
     scratch_bytes: int = 0
     inplace: Sequence[tuple[int, int]] = ()
     details: Mapping[str, object] = field(default_factory=dict)
+    more_headers: Sequence[str] = ()
 
 
 class Variant(Protocol):

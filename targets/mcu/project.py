@@ -68,7 +68,8 @@ def write_project(
     """Write the C project below ``out``."""
     root = kernels_dir()
     kernels = sorted({s for call in calls.values() for s in call.sources})
-    headers = _headers(root, kernels, sorted({c.header for c in calls.values()}))
+    named = {h for c in calls.values() for h in (c.header, *c.more_headers)}
+    headers = _headers(root, kernels, sorted(named))
     files: dict[str, str] = {
         "include/edgekit_model.h": source.header,
         "src/edgekit_model.c": source.model,

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.devices.base import Device, TransportInfo
 from edgekit.errors import DoesNotFitError, InputError, UnsupportedError
+from edgekit.graph.int4 import widened
 from edgekit.graph.ir import Graph, Node
 from edgekit.graph.ops import macs
 from edgekit.targets.base import (
@@ -98,7 +99,8 @@ class NpuBackend:
                 f"{target.name} cannot take node '{first.node}' ({first.op}): {first.reason}"
             )
         optimise = "Performance" if options.optimize in ("balanced", "speed") else "Size"
-        safe, renamed = safe_names(graph)
+        # Vela crashes on int4; the NPU's own coder makes them short again
+        safe, renamed = safe_names(widened(graph))
         source = tflite.write_bytes(safe)
         if progress:
             progress(f"compiling with Vela for {npu.config.accelerator}")

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from edgekit.errors import UnsupportedError
 from edgekit.graph.ir import Graph, Node
@@ -26,6 +26,13 @@ class RankedVariant(Variant, Protocol):
     """A variant with its place in the order of speed."""
 
     rank: int
+
+
+class Concerned(RankedVariant, Protocol):
+    """A variant that is only for some nodes of its type: where ``concerns`` says no it is not looked
+    at, and not named among those that do not take the node."""
+
+    def concerns(self, node: Node, graph: Graph) -> bool: ...
 
 
 @cache
@@ -55,10 +62,19 @@ def variants_of(op: str) -> Sequence[RankedVariant]:
     return _table().get(op, ())
 
 
+def variants_for(node: Node, graph: Graph) -> list[RankedVariant]:
+    """The variants of the node's type that its kind of constants concerns, fastest first."""
+    return [
+        v
+        for v in variants_of(node.type)
+        if not hasattr(v, "concerns") or cast(Concerned, v).concerns(node, graph)
+    ]
+
+
 def reject_reasons(node: Node, graph: Graph, target: Target) -> list[tuple[str, str]]:
     """(variant name, reason) for each variant of the node's type that does not take it."""
     reasons = []
-    for v in variants_of(node.type):
+    for v in variants_for(node, graph):
         reason = v.reject(node, graph, target)
         if reason is not None:
             reasons.append((v.name, reason))
@@ -90,7 +106,7 @@ def unsupported(node: Node, graph: Graph, target: Target) -> UnsupportedError:
 
 def candidates(node: Node, graph: Graph, target: Target) -> list[RankedVariant]:
     """The variants that take the node on the target, fastest first."""
-    return [v for v in variants_of(node.type) if v.reject(node, graph, target) is None]
+    return [v for v in variants_for(node, graph) if v.reject(node, graph, target) is None]
 
 
 def const_bytes(call: KernelCall) -> int:

@@ -116,6 +116,19 @@ def int8(t: Tensor) -> QuantParams:
     return scaled(t)
 
 
+def integer(t: Tensor, dtype: str) -> QuantParams:
+    """The per-tensor quantization of a tensor of ``dtype``, symmetric if that is int16;
+    UnsupportedError for any other tensor."""
+    if dtype == "int8":
+        return int8(t)
+    if t.dtype != dtype:
+        raise UnsupportedError(f"tensor '{t.name}' is {t.dtype}; the kernel takes {dtype}")
+    q = scaled(t)
+    if q.zp:
+        raise UnsupportedError(f"tensor '{t.name}' is {dtype} with a zero point; it must be 0")
+    return q
+
+
 def scaled(t: Tensor) -> QuantParams:
     """The per-tensor quantization of a tensor; UnsupportedError when it has none."""
     if t.quant is None or t.quant.is_per_channel or t.quant.scale.size != 1:

@@ -15,6 +15,7 @@ from .ref_common import (
     RefVariant,
     constant,
     int8,
+    integer,
     lowered,
     nhwc,
     output,
@@ -60,16 +61,18 @@ def _consts(
     )
 
 
-def _geometry(node: Node, graph: Graph, kernel: tuple[int, int]) -> dict[str, object]:
+def _geometry(
+    node: Node, graph: Graph, kernel: tuple[int, int], dtype: str = "int8"
+) -> dict[str, object]:
     """The parameters that all three convolutions share, in the order of ``ek_conv.h``."""
     x, y = required(node, graph), output(node, graph)
-    qx, qy = int8(x), int8(y)
+    qx, qy = integer(x, dtype), integer(y, dtype)
     (in_h, in_w, in_c), (out_h, out_w, out_c) = nhwc(x), nhwc(y)
     stride, dilation = node.attrs["stride"], node.attr("dilation", (1, 1))
     transposed = node.type == "TRANSPOSE_CONV"
     over = (out_h, out_w) if transposed else (in_h, in_w)
     pads, _ = nm.conv_padding(over, kernel, stride, node.attrs["padding"], dilation)
-    lo, hi = nm.activation_range(node.attrs["activation"], qy, "int8")
+    lo, hi = nm.activation_range(node.attrs["activation"], qy, dtype)
     return {
         "in_h": in_h,
         "in_w": in_w,

@@ -24,6 +24,7 @@ from .ref_common import (
     MAX_DIMS,
     RefVariant,
     int8,
+    integer,
     lowered,
     output,
     required,
@@ -78,20 +79,20 @@ def _shape(node: Node, graph: Graph) -> dict[str, object]:
     return broadcast(x.shape, y.shape, out.shape)
 
 
-def _limits(node: Node, graph: Graph) -> dict[str, object]:
-    q = int8(output(node, graph))
-    lo, hi = nm.activation_range(node.attr("activation", "NONE"), q, "int8")
+def _limits(node: Node, graph: Graph, dtype: str = "int8") -> dict[str, object]:
+    q = integer(output(node, graph), dtype)
+    lo, hi = nm.activation_range(node.attr("activation", "NONE"), q, dtype)
     return {"out_zp": q.zp, "act_min": lo, "act_max": hi}
 
 
-def _add_like(node: Node, graph: Graph) -> KernelCall:
-    qx, qy = int8(required(node, graph, 0)), int8(required(node, graph, 1))
-    qo = int8(output(node, graph))
+def _add_like(node: Node, graph: Graph, dtype: str = "int8") -> KernelCall:
+    qx, qy = integer(required(node, graph, 0), dtype), integer(required(node, graph, 1), dtype)
+    qo = integer(output(node, graph), dtype)
     if node.type == "SQUARED_DIFFERENCE":
         left = squared_difference_shift("int8")
         (m1, s1), (m2, s2), (mo, so) = squared_difference_multipliers(qx, qy, qo, left)
     else:
-        left = head_room("int8")
+        left = head_room(dtype)
         (m1, s1), (m2, s2), (mo, so) = add_multipliers(qx, qy, qo, left)
     fields = {
         "shape": _shape(node, graph),
@@ -104,12 +105,18 @@ def _add_like(node: Node, graph: Graph) -> KernelCall:
         "left_shift": left,
         "out_mult": mo,
         "out_shift": so,
-        **_limits(node, graph),
+        **_limits(node, graph, dtype),
     }
-    name = f"{node.type.lower()}_s8_ref"
+    name, header = f"{node.type.lower()}_s8_ref", HEADER
+    if dtype == "int16":
+        name, header = f"{node.type.lower()}_s16_ref", "ek_s16.h"
     return lowered(
-        name, HEADER, _CALL, "ek_add_params", fields, inplace=shared_buffers(node, graph)
+        name, header, _CALL, "ek_add_params", fields, inplace=shared_buffers(node, graph)
     )
+
+
+def add_s16(node: Node, graph: Graph) -> KernelCall:
+    return _add_like(node, graph, "int16")
 
 
 def _add_lut(node: Node, graph: Graph) -> KernelCall:

@@ -6,13 +6,13 @@ from edgekit.graph import numerics as nm
 from edgekit.graph.ir import Graph, Node
 
 from ..contract import KernelCall
-from .ref_common import RefVariant, int8, lowered, nhwc, output, required
+from .ref_common import RefVariant, integer, lowered, nhwc, output, required
 
 
-def _pool(node: Node, graph: Graph) -> KernelCall:
+def _pool(node: Node, graph: Graph, dtype: str = "int8") -> KernelCall:
     x, y = required(node, graph), output(node, graph)
-    int8(x)
-    lo, hi = nm.activation_range(node.attrs["activation"], int8(y), "int8")
+    integer(x, dtype)
+    lo, hi = nm.activation_range(node.attrs["activation"], integer(y, dtype), dtype)
     (in_h, in_w, channels), (out_h, out_w, _) = nhwc(x), nhwc(y)
     size, stride = node.attrs["filter"], node.attrs["stride"]
     pads, _ = nm.conv_padding((in_h, in_w), size, stride, node.attrs["padding"])
@@ -31,8 +31,15 @@ def _pool(node: Node, graph: Graph) -> KernelCall:
         "act_min": lo,
         "act_max": hi,
     }
-    name = "max_pool_s8_ref" if node.type == "MAX_POOL_2D" else "average_pool_s8_ref"
-    return lowered(name, "ek_pool.h", "&{p}, {in0}, {out0}", "ek_pool_params", fields)
+    kind = "max_pool" if node.type == "MAX_POOL_2D" else "average_pool"
+    name, header = (f"{kind}_s8_ref", "ek_pool.h")
+    if dtype == "int16":
+        name, header = (f"{kind}_s16_ref", "ek_s16.h")
+    return lowered(name, header, "&{p}, {in0}, {out0}", "ek_pool_params", fields)
+
+
+def pool_s16(node: Node, graph: Graph) -> KernelCall:
+    return _pool(node, graph, "int16")
 
 
 VARIANTS = [

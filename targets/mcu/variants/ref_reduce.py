@@ -12,7 +12,17 @@ from edgekit.graph.ir import Graph, Node
 from edgekit.graph.ops.pool import mean_multiplier
 
 from ..contract import KernelCall
-from .ref_common import RefVariant, int8, lowered, output, product, required, same_scale, wrap32
+from .ref_common import (
+    RefVariant,
+    int8,
+    integer,
+    lowered,
+    output,
+    product,
+    required,
+    same_scale,
+    wrap32,
+)
 
 HEADER = "ek_reduce.h"
 _LOOPS = 3  #: kept and reduced axes of ``ek_axes``
@@ -45,15 +55,14 @@ def axes(shape: Sequence[int], reduced: Collection[int]) -> dict[str, object]:
     return fields
 
 
-def _sum(node: Node, graph: Graph) -> KernelCall:
+def _sum(node: Node, graph: Graph, dtype: str = "int8") -> KernelCall:
     x, y = required(node, graph), output(node, graph)
-    qx, qy = int8(x), int8(y)
+    qx, qy = integer(x, dtype), integer(y, dtype)
     reduced = set(node.attrs["axes"])
     n = product([x.shape[a] for a in reduced])
-    if n >= _INT32_ELEMENTS:
-        raise UnsupportedError(
-            f"{node.type} of {n} values; the kernel sums below {_INT32_ELEMENTS}"
-        )
+    most = _INT32_ELEMENTS if dtype == "int8" else _INT32_ELEMENTS >> 8
+    if n >= most:
+        raise UnsupportedError(f"{node.type} of {n} values; the kernel sums below {most}")
     if node.type == "MEAN":
         mult, shift = mean_multiplier(qx.s, qy.s, n)
     else:
@@ -65,7 +74,12 @@ def _sum(node: Node, graph: Graph) -> KernelCall:
         "shift": shift,
         "out_zp": qy.zp,
     }
-    return lowered("sum_s8_ref", HEADER, "&{p}, {in0}, {out0}", "ek_sum_params", fields)
+    name, header = ("sum_s8_ref", HEADER) if dtype == "int8" else ("sum_s16_ref", "ek_s16.h")
+    return lowered(name, header, "&{p}, {in0}, {out0}", "ek_sum_params", fields)
+
+
+def sum_s16(node: Node, graph: Graph) -> KernelCall:
+    return _sum(node, graph, "int16")
 
 
 def _reduce_max(node: Node, graph: Graph) -> KernelCall:
