@@ -45,7 +45,8 @@ def axes(shape: Sequence[int], reduced: Collection[int]) -> dict[str, object]:
     return fields
 
 
-def _sum(node: Node, graph: Graph) -> KernelCall:
+def sum_fields(node: Node, graph: Graph) -> dict[str, object]:
+    """The fields of ``ek_sum_params``; UnsupportedError where the kernel does not apply."""
     x, y = required(node, graph), output(node, graph)
     qx, qy = int8(x), int8(y)
     reduced = set(node.attrs["axes"])
@@ -58,13 +59,17 @@ def _sum(node: Node, graph: Graph) -> KernelCall:
         mult, shift = mean_multiplier(qx.s, qy.s, n)
     else:
         mult, shift = nm.quantize_multiplier(qx.s / qy.s)
-    fields = {
+    return {
         "axes": axes(x.shape, reduced),
         "zero_sum": int(wrap32(np.asarray(qx.zp * n))),
         "mult": mult,
         "shift": shift,
         "out_zp": qy.zp,
     }
+
+
+def _sum(node: Node, graph: Graph) -> KernelCall:
+    fields = sum_fields(node, graph)
     return lowered("sum_s8_ref", HEADER, "&{p}, {in0}, {out0}", "ek_sum_params", fields)
 
 

@@ -1,0 +1,161 @@
+"""ADD, pooling, MEAN, SUM and functions of one byte for 64-bit Arm cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from edgekit.errors import GraphError, UnsupportedError
+from edgekit.graph import numerics as nm
+from edgekit.graph.ir import Graph, Node
+from edgekit.targets.schema import Target
+
+from ..contract import KernelCall
+from . import ref_elementwise, ref_quant
+from .dsp_pool import pool_call, refused_window
+from .mve_add import linear_form
+from .neon_common import LANES, MAX_EXP, features, initializer, reject_common
+from .ref_common import product
+from .ref_reduce import sum_fields
+
+_RANK = 20
+_MAX_ROWS = 256  #: inputs whose sum stays inside 16 bits
+_REF = "lut_s8_ref"
+_TABLES = {
+    v.op: v for v in (*ref_elementwise.VARIANTS, *ref_quant.VARIANTS) if v.name == _REF
+}
+
+
+def _form(node: Node, graph: Graph) -> tuple[int, int, int, int] | None:
+    tensors = (*(graph.tensor(n) for n in node.inputs[:2] if n), graph.outs(node)[0])
+    x, y, out = ((t.quant.s, t.quant.zp) for t in tensors if t.quant is not None)
+    return linear_form(x, y, out, node.attrs["activation"])
+
+
+@dataclass(frozen=True)
+class NeonAdd:
+    name: str = "add_s8_linear_neon"
+    op: str = "ADD"
+    rank: int = _RANK
+
+    def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
+        reason = reject_common(node, graph, target)
+        if reason is not None:
+            return reason
+        x, y, out = graph.tensor(node.inputs[0]), graph.tensor(node.inputs[1]), graph.outs(node)[0]
+        if x.is_const or y.is_const or x.shape != y.shape:
+            return "the operands are not two activations of one shape"
+        if nm.activation_range(node.attrs["activation"], out.quant, "int8") != (-128, 127):
+            return "the activation clamps inside the int8 range"
+        if _form(node, graph) is None:
+            return "no linear form gives the quantized sum of every pair of bytes"
+        return None
+
+    def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
+        form = _form(node, graph)
+        assert form is not None
+        fields = dict(zip(("a", "b", "c", "shift"), form, strict=True))
+        return KernelCall(
+            variant=self.name,
+            sources=(f"neon/{self.name}.c",),
+            header="ek_neon.h",
+            params_type="ek_neon_add_params",
+            params=initializer({"count": graph.outs(node)[0].elements, **fields}),
+            call=f"ek_{self.name}(&{{p}}, {{in0}}, {{in1}}, {{out0}});",
+            inplace=((0, 0), (1, 0)),
+        )
+
+
+@dataclass(frozen=True)
+class NeonPool:
+    name: str
+    op: str
+    rank: int = _RANK
+
+    def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
+        reason = reject_common(node, graph, target)
+        if reason is None and self.op == "AVERAGE_POOL_2D":
+            reason = refused_window(node, graph)
+        if reason is not None:
+            return reason
+        x = graph.tensor(node.inputs[0])
+        if x.shape[0] != 1 or x.shape[3] < LANES:
+            return f"a batch of {x.shape[0]} of {x.shape[3]} channels does not fill vectors"
+        return None
+
+    def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
+        return pool_call(self.name, "neon", "ek_neon.h", node, graph)
+
+
+@dataclass(frozen=True)
+class NeonSum:
+    op: str
+    name: str = "sum_s8_neon"
+    rank: int = _RANK
+
+    def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
+        reason = reject_common(node, graph, target)
+        if reason is not None:
+            return reason
+        x = graph.tensor(node.inputs[0])
+        reduced = sorted(node.attrs["axes"])
+        rows = product([x.shape[a] for a in reduced])
+        if any(d > 1 for a, d in enumerate(x.shape[: reduced[-1]]) if a not in reduced):
+            return "an axis in front of a reduced one stays"
+        if rows > _MAX_ROWS or x.elements // rows < LANES:
+            return f"sums of {rows} rows of {x.elements // rows} values"
+        shift = sum_fields(node, graph)["shift"]
+        if not -MAX_EXP <= int(shift) <= -1:  # type: ignore[call-overload]
+            return f"the output multiplier is shifted right by {-int(shift)}"  # type: ignore[call-overload]
+        return None
+
+    def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
+        x, f = graph.tensor(node.inputs[0]), sum_fields(node, graph)
+        rows = product([x.shape[a] for a in set(node.attrs["axes"])])
+        fields: dict[str, object] = {"rows": rows, "channels": x.elements // rows}
+        fields |= {k: f[k] for k in ("zero_sum", "mult", "shift", "out_zp")}
+        return KernelCall(
+            variant=self.name,
+            sources=(f"neon/{self.name}.c",),
+            header="ek_neon.h",
+            params_type="ek_neon_sum_params",
+            params=initializer(fields),
+            call=f"ek_{self.name}(&{{p}}, {{in0}}, {{out0}});",
+        )
+
+
+@dataclass(frozen=True)
+class NeonLut:
+    op: str
+    name: str = "lut_s8_neon"
+    rank: int = _RANK
+
+    def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
+        if "neon" not in features(target):
+            return f"code for {target.name} has no 64-bit Advanced SIMD"
+        if graph.outs(node)[0].elements < LANES:
+            return f"{graph.outs(node)[0].elements} elements do not fill a vector"
+        try:
+            _TABLES[self.op].lower(node, graph, target)
+        except (UnsupportedError, GraphError) as e:
+            return str(e)
+        return None
+
+    def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
+        call = _TABLES[self.op].lower(node, graph, target)
+        return replace(
+            call,
+            variant=self.name,
+            sources=(f"neon/{self.name}.c",),
+            header="ek_neon.h",
+            call=call.call.replace(f"ek_{_REF}(", f"ek_{self.name}("),
+        )
+
+
+VARIANTS = [
+    NeonAdd(),
+    NeonPool("average_pool_s8_neon", "AVERAGE_POOL_2D"),
+    NeonPool("max_pool_s8_neon", "MAX_POOL_2D"),
+    NeonSum("MEAN"),
+    NeonSum("SUM"),
+    *(NeonLut(op) for op in sorted(_TABLES)),
+]
