@@ -13,7 +13,10 @@
 
 #include "ek_common.h"
 #include "ek_pool.h"
-#include "ek_reduce.h"
+
+/* How sums become bytes. PLAIN: the zero point is -128, the clamp -128 .. 127, and no result leaves 16
+ * bits; then fewer instructions are exact. */
+enum { EK_NEON_GENERAL = 0, EK_NEON_PLAIN = 1 };
 
 /* What one row of output pixels is computed from. An input window is a few segments of
  * contiguous bytes, each offsets[i] bytes behind the window's first; depth bytes of a segment count, a
@@ -26,6 +29,7 @@ typedef struct {
   int32_t step;  /* bytes between the windows of neighbouring pixels */
   int32_t out_c; /* bytes between neighbouring output pixels, too */
   int32_t out_zp, act_min, act_max;
+  int32_t finish; /* EK_NEON_GENERAL, EK_NEON_PLAIN */
 } ek_neon_rows;
 
 typedef void (*ek_neon_rows_fn)(const ek_neon_rows *t, const int8_t *input, int32_t pixels,
@@ -50,7 +54,7 @@ typedef struct {
   int32_t stride_h, stride_w;
   int32_t dilation_h, dilation_w;
   int32_t pad_top, pad_left;
-  int32_t in_zp, out_zp, act_min, act_max;
+  int32_t in_zp, out_zp, act_min, act_max, finish;
   /* Bytes a segment counts. Segments are kernel rows, or single taps where columns are dilated. */
   int32_t depth;
   /* Input rows are copied, with padding, to scratch: a ring of as many as a window is high. 0: no
@@ -66,7 +70,7 @@ int32_t ek_conv2d_s8_neon_scratch_bytes(const ek_neon_conv_params *p);
 
 typedef struct {
   int32_t rows, in_c, out_c;
-  int32_t out_zp, act_min, act_max;
+  int32_t out_zp, act_min, act_max, finish;
   int32_t depth; /* in_c rounded up: where they differ, rows are copied to scratch */
   ek_neon_rows_fn kernel;
 } ek_neon_fc_params;
@@ -88,7 +92,7 @@ typedef struct {
   int32_t channels, pixels;
   int32_t step, dilation; /* bytes between pixels' first taps; between taps of a row */
   int32_t kernel_h, kernel_w;
-  int32_t out_zp, act_min, act_max;
+  int32_t out_zp, act_min, act_max, finish;
 } ek_neon_depthwise_row;
 
 typedef void (*ek_neon_depthwise_fn)(const ek_neon_depthwise_row *t, int8_t *output);
@@ -105,7 +109,7 @@ typedef struct {
   int32_t stride_h, stride_w;
   int32_t dilation_h, dilation_w;
   int32_t pad_top, pad_left;
-  int32_t in_zp, out_zp, act_min, act_max;
+  int32_t in_zp, out_zp, act_min, act_max, finish;
   int32_t copy;
   ek_neon_depthwise_fn row;
 } ek_neon_depthwise_params;

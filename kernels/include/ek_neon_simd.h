@@ -43,6 +43,22 @@ EK_INLINE int8x8_t ek_neon_narrow8(int32x4_t a, int32x4_t b, const ek_neon_out *
   return vqmovn_s16(vqaddq_s16(vqmovn_high_s32(vqmovn_s32(a), b), out->zp));
 }
 
+/* The same for layers whose zero point is -128, whose clamp is that of int8, and whose results surely
+ * fit 16 bits (EK_NEON_PLAIN). A negative result is -128 however its tie was rounded. */
+EK_INLINE int32x4_t ek_neon_requant_plain(int32x4_t x, int32x4_t mult, int32x4_t shift) {
+  return vrshlq_s32(vqrdmulhq_s32(x, mult), shift);
+}
+
+EK_INLINE int16x8_t ek_neon_halves(int32x4_t a, int32x4_t b) {
+  return vuzp1q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+}
+
+EK_INLINE int8x16_t ek_neon_narrow_plain(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
+  const uint8x8_t first = vqmovun_s16(ek_neon_halves(a, b));
+  const uint8x16_t all = vqmovun_high_s16(first, ek_neon_halves(c, d));
+  return vreinterpretq_s8_u8(veorq_u8(all, vdupq_n_u8(128)));
+}
+
 EK_INLINE int8x16_t ek_neon_clamp(int8x16_t x, const ek_neon_out *out) {
   return vminq_s8(vmaxq_s8(x, out->lo), out->hi);
 }

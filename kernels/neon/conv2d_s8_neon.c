@@ -24,7 +24,7 @@ void ek_conv2d_s8_neon(const ek_neon_conv_params *p, const int8_t *input, const 
   ek_neon_rows t = {weights,   bias,  mult,
                     shift,     offsets, p->kernel_h * taps,
                     p->depth,  p->stride_w * p->in_c, p->out_c,
-                    p->out_zp, p->act_min, p->act_max};
+                    p->out_zp, p->act_min, p->act_max, p->finish};
   if (!p->copy && p->kernel_h == 1 && p->kernel_w == 1 && p->stride_h == 1 && p->stride_w == 1) {
     offsets[0] = 0;
     p->rows(&t, input, p->out_h * p->out_w, output);

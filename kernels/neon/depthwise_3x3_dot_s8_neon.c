@@ -36,7 +36,7 @@ EK_INLINE void row(int32x4_t sum[4], int32x4_t next[4], columns a, columns b, co
 }
 
 EK_INLINE void block(const ek_neon_depthwise_row *t, const ek_neon_channels *b, int8_t *output,
-                     const ek_neon_out *out, int clamped, int32_t n) {
+                     const ek_neon_out *out, int32_t finish, int32_t n) {
   const int64_t c = t->dilation;
   const int8_t *r0 = t->rows[0] + b->first, *r1 = t->rows[1] + b->first;
   const int8_t *r2 = t->rows[2] + b->first;
@@ -54,9 +54,9 @@ EK_INLINE void block(const ek_neon_depthwise_row *t, const ek_neon_channels *b, 
     row(sum, next, e0, f0, b->weights);
     row(sum, next, e1, f1, b->weights + 64);
     row(sum, next, e2, f2, b->weights + 128);
-    ek_neon_depthwise_end(output, sum, b, out, clamped, n);
+    ek_neon_depthwise_end(output, sum, b, out, finish, n);
     output += t->channels;
-    if (pixels > 1) ek_neon_depthwise_end(output, next, b, out, clamped, n);
+    if (pixels > 1) ek_neon_depthwise_end(output, next, b, out, finish, n);
     output += t->channels;
     e0 = f0;
     e1 = f1;

@@ -36,11 +36,11 @@ EK_INLINE void last(int32x4_t sum[4], int8x16_t x, int8x16_t w) {
     pair(sum, q##1, w4, q##2, w7);                                                             \
     pair(sum, r##0, w2, r##1, w5);                                                             \
     last(sum, r##2, w8);                                                                       \
-    ek_neon_depthwise_end(to, sum, b, out, clamped, n);                                        \
+    ek_neon_depthwise_end(to, sum, b, out, finish, n);                                        \
   }
 
 EK_INLINE void block(const ek_neon_depthwise_row *t, const ek_neon_channels *b, int8_t *output,
-                     const ek_neon_out *out, int clamped, int32_t n) {
+                     const ek_neon_out *out, int32_t finish, int32_t n) {
   const int8_t *r0 = t->rows[0] + b->first, *r1 = t->rows[1] + b->first;
   const int8_t *r2 = t->rows[2] + b->first;
   const int64_t c = t->dilation, step = t->step;

@@ -2,7 +2,7 @@
 #include "ek_neon_depthwise.h"
 
 EK_INLINE void block(const ek_neon_depthwise_row *t, const ek_neon_channels *b, int8_t *output,
-                     const ek_neon_out *out, int clamped, int32_t n) {
+                     const ek_neon_out *out, int32_t finish, int32_t n) {
   int32_t first = b->first;
   for (int32_t pixel = 0; pixel < t->pixels; ++pixel, first += t->step, output += t->channels) {
     const int32x4x4_t bias = vld1q_s32_x4(b->bias);
@@ -20,7 +20,7 @@ EK_INLINE void block(const ek_neon_depthwise_row *t, const ek_neon_channels *b, 
         sum[3] = vaddw_high_s16(sum[3], high);
       }
     }
-    ek_neon_depthwise_end(output, sum, b, out, clamped, n);
+    ek_neon_depthwise_end(output, sum, b, out, finish, n);
   }
 }
 

@@ -26,7 +26,7 @@ void ek_depthwise_s8_neon(const ek_neon_depthwise_params *p, const int8_t *input
                                    p->out_w,    p->stride_w * p->in_c,
                                    p->dilation_w * p->in_c, p->kernel_h,
                                    p->kernel_w, p->out_zp,
-                                   p->act_min,  p->act_max};
+                                   p->act_min,  p->act_max, p->finish};
   ek_neon_ring ring = ek_neon_ring_start(input, scratch, p->in_h, p->in_w, p->in_c, height(p),
                                          columns(p), p->pad_left, p->in_zp);
   for (int32_t oy = 0; oy < p->out_h; ++oy, output += p->out_w * p->in_c) {

@@ -11,7 +11,7 @@ void ek_fully_connected_s8_neon(const ek_neon_fc_params *p, const int8_t *input,
                                 const int32_t *shift, int8_t *output, void *scratch) {
   static const int32_t none = 0;
   const ek_neon_rows t = {weights,  bias,      mult,       shift,     &none,      1,
-                          p->depth, p->depth,  p->out_c,   p->out_zp, p->act_min, p->act_max};
+                          p->depth, p->depth,  p->out_c,   p->out_zp, p->act_min, p->act_max, p->finish};
   if (p->depth != p->in_c) {
     int8_t *row = scratch;
     for (int32_t i = 0; i < p->rows; ++i, row += p->depth, input += p->in_c) {

@@ -56,6 +56,16 @@ def reject_shifts(layer: Linear) -> str | None:
     return None
 
 
+def finish(layer: Linear, act_min: int, act_max: int) -> str:
+    """The cheapest exact end of a layer: ``EK_NEON_PLAIN`` or ``EK_NEON_GENERAL``."""
+    # a result is its sum times mult * 2**(shift - 31), and half a step of rounding twice
+    largest = layer.worst * (layer.mult / 2.0**31) * 2.0**layer.shift
+    fits = not largest.size or float(largest.max()) < (1 << 15) - 2
+    small = not layer.worst.size or int(layer.worst.max()) < 1 << 31  # sums do not wrap
+    whole = (act_min, act_max) == (-128, 127)
+    return "EK_NEON_PLAIN" if fits and small and whole and layer.out_zp == -128 else "EK_NEON_GENERAL"
+
+
 def padded(values: np.ndarray, fill: int = 0) -> np.ndarray:
     """int32, one a channel, rounded up to whole vectors of channels."""
     out = np.full(round_up(len(values), LANES), fill, np.int32)

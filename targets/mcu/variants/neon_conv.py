@@ -17,6 +17,7 @@ from .dsp_common import Linear, const_data, reject_weights
 from .dsp_conv import geometry, linear_layer
 from .neon_common import (
     channel_consts,
+    finish,
     initializer,
     pack_mlal,
     pack_steps,
@@ -109,7 +110,9 @@ class NeonConv:
         if copy:
             columns = (f["out_w"] - 1) * f["stride_w"] + (kw - 1) * f["dilation_w"] + 1
             scratch = ((kh - 1) * f["dilation_h"] + 1) * ring_row(columns, c)
-        fields = {**f, "depth": depth, "copy": int(copy), "rows": f"ek_neon_rows_{self.kind}"}
+        end = finish(layer, f["act_min"], f["act_max"])
+        fields: dict[str, object] = {**f, "finish": end, "depth": depth, "copy": int(copy)}
+        fields["rows"] = f"ek_neon_rows_{self.kind}"
         packed = np.pad(segments, ((0, 0), (0, 0), (0, depth - real)))
         return KernelCall(
             variant=self.name,
@@ -150,8 +153,10 @@ class NeonFullyConnected:
         o, k = layer.w.shape
         depth, rows = round_up(k, KINDS[self.kind][1]), x.elements // k
         lo, hi = nm.activation_range(node.attrs["activation"], y.quant, "int8")
-        fields = {"rows": rows, "in_c": k, "out_c": o, "out_zp": layer.out_zp}
-        fields |= {"act_min": int(lo), "act_max": int(hi), "depth": depth}
+        fields: dict[str, object] = {"rows": rows, "in_c": k, "out_c": o}
+        fields["out_zp"] = layer.out_zp
+        fields |= {"act_min": int(lo), "act_max": int(hi)}
+        fields |= {"finish": finish(layer, int(lo), int(hi)), "depth": depth}
         packed = np.pad(layer.w, ((0, 0), (0, depth - k)))[:, None]
         return KernelCall(
             variant=self.name,

@@ -15,6 +15,7 @@ from .dsp_conv import geometry, linear_layer
 from .neon_common import (
     LANES,
     channel_consts,
+    finish,
     initializer,
     reject_common,
     reject_shifts,
@@ -99,6 +100,8 @@ class NeonDepthwise:
         taps = w.reshape(kh * kw, c)
         packed = _pack_dot(taps) if self.form == "3x3_dot" else _pack(taps)
         fields: dict[str, object] = {k: f[k] for k in _FIELDS}
+        layer = _layer(node, graph)
+        fields["finish"] = finish(layer, f["act_min"], f["act_max"])
         fields |= {"copy": int(copy), "row": f"ek_neon_depthwise_{self.form}"}
         return KernelCall(
             variant=self.name,
@@ -112,7 +115,7 @@ class NeonDepthwise:
             ),
             consts=(
                 ConstArray("weights", "int8_t", packed, align=16),
-                *channel_consts(_layer(node, graph)),
+                *channel_consts(layer),
             ),
             scratch_bytes=scratch,
             details={"copied": copy},
