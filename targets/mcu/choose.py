@@ -114,7 +114,8 @@ def choose(
     balanced: least weighted product of work, flash and RAM; speed: least work (cycles or
     instructions) within ``limits``; size: fewest bytes of flash; ram: smallest arena, then least
     work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is no virtual core to count
-    on, or with ``by_rank``, the variants' own order stands for the work.
+    on, or with ``by_rank``, the variants' own order stands for the work. Under an operating system
+    memory is plenty: balanced is speed there.
     most_work: for ram, instead of that many times the least of this graph. found: what
     :func:`find_options` gave, if it was called already. UnsupportedError names the first
     node without a variant.
@@ -124,7 +125,7 @@ def choose(
     costs = Costs({}, {}, "not asked for")
     if not by_rank:
         contested = {
-            name: [o.call for o in _worth_counting(graph, name, found)]
+            name: [o.call for o in _worth_counting(graph, name, found, mcu.is_host)]
             for name, found in options.items()
             if len(found) > 1
         }
@@ -139,7 +140,7 @@ def choose(
         state = search.smallest()
     elif optimize == "ram":
         state = search.least_ram(most_work)
-    elif optimize == "balanced" and measured:
+    elif optimize == "balanced" and measured and not mcu.is_host:
         state = search.balanced()
     else:
         state = search.fastest()
@@ -196,12 +197,18 @@ def find_options(graph: Graph, target: Target) -> Found:
     return options, rejected
 
 
-def _worth_counting(graph: Graph, name: str, found: Sequence[Option]) -> Sequence[Option]:
+def _worth_counting(
+    graph: Graph, name: str, found: Sequence[Option], process: bool
+) -> Sequence[Option]:
+    """process: the layers of programs under an operating system are large, and so are their constants,
+    of which every kernel has its own form: only kernels of about the best rank are counted then."""
     from edgekit.graph.ops import macs
 
     if macs(graph.node(name), graph) <= MAX_REF_MACS:
         return found
     best = min(o.rank for o in found)
+    if process:
+        return [o for o in found if o.rank <= best + variants.NEAR_RANK]
     return [o for o in found if o.rank == best or o.rank < variants.REF_RANK]
 
 

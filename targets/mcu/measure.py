@@ -29,7 +29,7 @@ from . import codegen, profile
 from .config import McuTarget
 from .contract import KernelCall
 from .memory import Plan
-from .project import build_firmware, kernels_dir, write_project
+from .project import build_firmware, build_host, kernels_dir, write_project
 from .toolchain import OPTIMIZE_FLAGS, Compiler, Optimize
 
 #: Constants and RAM of one measuring program: what the smallest memory map of a virtual core holds.
@@ -79,7 +79,7 @@ def measure(
     Nothing is raised: what cannot be measured here (no emulator, a kernel that does not link) leaves
     ``absent`` with the reason, and the caller falls back on the variants' order.
     """
-    if mcu.virtual is None:
+    if mcu.counted_on is None:
         return Costs({}, {}, f"{mcu.target.name} has no virtual core to count on")
     cases = [_Case(graph.node(name), call) for name, calls in lowered.items() for call in calls]
     salt = _salt(mcu, compiler, optimize)
@@ -93,7 +93,8 @@ def measure(
         if found is None:
             if progress:
                 part = f" ({k + 1} of {len(batches)})" if len(batches) > 1 else ""
-                progress(f"measuring kernels: {len(batch)} on {mcu.virtual.core}{part}")
+                core = mcu.counted_on.removeprefix("virtual:")
+                progress(f"measuring kernels: {len(batch)} on {core}{part}")
             try:
                 found = _count(graph, batch, mcu, compiler, optimize)
             except EdgekitError as e:
@@ -216,20 +217,23 @@ def _count(
 ) -> tuple[list[Cost], dict[str, int]]:
     from edgekit.devices.registry import open_device
 
-    assert mcu.virtual is not None
+    assert mcu.counted_on is not None
     layout = _layout(graph, batch)
     program, calls, plan = _program(graph, batch, layout)
     source = codegen.generate(program, calls, plan)
     code: dict[str, int] = {}
     with (
         tempfile.TemporaryDirectory(prefix="edgekit-kernels-") as tmp,
-        open_device(f"virtual:{mcu.virtual.core}", target=mcu.target) as device,
+        open_device(mcu.counted_on, target=mcu.target) as device,
     ):
         folder = Path(tmp)
         project = write_project(folder, program, calls, source, mcu, optimize)
-        elf, *_ = build_firmware(
-            folder, project, plan, sum(source.const_bytes), mcu, compiler, optimize, code
-        )
+        if mcu.is_host:
+            elf, *_ = build_host(folder, project, compiler, optimize, code)
+        else:
+            elf, *_ = build_firmware(
+                folder, project, plan, sum(source.const_bytes), mcu, compiler, optimize, code
+            )
         device.push(folder / elf, elf)
         device.push_bytes(layout.pattern(), "in.bin")
         symbols = [s for s in source.layers if s]
@@ -254,9 +258,11 @@ def _salt(mcu: McuTarget, compiler: Compiler, optimize: Optimize) -> str:
     """Everything but the call that a count depends on: core, flags, compiler, kernels, timing."""
     from edgekit.devices import timing
 
-    assert mcu.virtual is not None
     digest = hashlib.sha256()
-    flags = (mcu.toolchain, mcu.virtual, compiler.name, compiler.version, compiler.flags)
+    core = (mcu.toolchain, mcu.virtual)
+    if mcu.process is not None:
+        core = (mcu.process, mcu.target.toolchain, mcu.target.virtual)  # type: ignore[assignment]
+    flags = (*core, compiler.name, compiler.version, compiler.flags)
     digest.update(repr((_FORMAT, flags, OPTIMIZE_FLAGS[optimize])).encode())
     ours = [*sorted((kernels_dir() / "include").glob("*.h"))]
     ours += sorted(Path(timing.__file__).parent.glob("*.py"))

@@ -176,7 +176,7 @@ def _dense(node: Node, graph: Graph) -> Linear:
 
 
 VARIANTS = [
-    *(NeonConv(k) for k in ("dot",)),
-    *(NeonConv(k, "DEPTHWISE_CONV_2D") for k in ("dot",)),
-    *(NeonFullyConnected(k) for k in ("dot",)),
+    *(NeonConv(k) for k in KINDS),
+    *(NeonConv(k, "DEPTHWISE_CONV_2D") for k in KINDS),
+    *(NeonFullyConnected(k) for k in KINDS),
 ]
