@@ -78,6 +78,8 @@ def drawn_convolutions(count: int, seed: int, target: Target) -> Pairs:
         c, o = int(rng.integers(1, 70)), int(rng.integers(1, 40))
         pad = ["SAME", "VALID", (1, 0, 0, 2), (2, 2, 1, 1)][int(rng.integers(4))]
         add("CONV_2D", (h + 2, w + 2), (c, o), (3, 3), (s, s), pad, None, zero)
+        c8 = 8 * int(rng.integers(1, 7))
+        add("CONV_2D", (h + 2, w + 2), (c8, o), (3, 3), (1, 1), pad, None, zero)
         c4 = 4 * int(rng.integers(1, 20))
         add("CONV_2D", (h, w), (c4, o), (1, 1), (s, 1 + i % 2), "VALID", None, zero)
         add("CONV_2D", (h, w), (c, o), (1, 1), (1, 1), "SAME", None, zero)

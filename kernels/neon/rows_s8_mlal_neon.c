@@ -42,6 +42,14 @@ EK_INLINE int8x16_t finish(v4 a, v4 b, v4 c, v4 d, const block *k, int32_t plain
 EK_INLINE void store_4(const ek_neon_rows *t, const block *b, int8_t *output, int8x16_t y) {
   const int32x4_t lanes = vreinterpretq_s32_s8(y);
   const int32_t n = b->channels;
+  if (n == 4) {
+    int8_t *const next = output + t->out_c, *const third = next + t->out_c;
+    vst1q_lane_s32((void *)output, lanes, 0);
+    vst1q_lane_s32((void *)next, lanes, 1);
+    vst1q_lane_s32((void *)third, lanes, 2);
+    vst1q_lane_s32((void *)(third + t->out_c), lanes, 3);
+    return;
+  }
   store_lane(output, vgetq_lane_s32(lanes, 0), n);
   store_lane(output + t->out_c, vgetq_lane_s32(lanes, 1), n);
   store_lane(output + 2 * t->out_c, vgetq_lane_s32(lanes, 2), n);

@@ -106,6 +106,8 @@ class NeonConv:
         real = segments.shape[2]
         depth = round_up(real, KINDS[self.kind][1])
         copy = depth != real or leaves_input(f)
+        if copy and self.kind == "mlal":  # a step of 4 costs as much as one of 8, and two as one of 16
+            depth = round_up(real, 16) if real % 16 > 8 else round_up(real, 8 if real % 8 > 4 else 4)
         scratch = 0
         if copy:
             columns = (f["out_w"] - 1) * f["stride_w"] + (kw - 1) * f["dilation_w"] + 1
