@@ -148,7 +148,7 @@ def run_neon(
     build.compile(folder, units, (".", "include"), optimize)  # type: ignore[arg-type]
     build.link_program(folder, ["cases.o", *(f"{s}.o" for s in sources)], "cases")
     names = tuple(f"case_{i}" for i in range(len(cases)))
-    sections = tuple(n for name in names for n in (name,)) + ("ek_pause",)
+    sections = (*names, "ek_pause")
     with open_device("virtual:aarch64", target=target) as device:
         device.push(folder / "cases", "cases")
         device.push(folder / "cases.bin", "cases.bin")

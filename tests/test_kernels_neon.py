@@ -18,7 +18,8 @@ from edgekit.graph.ir import Graph
 from edgekit.graph.reference import run_node
 from edgekit.targets import get_target
 from edgekit.targets.schema import Target
-from edgekit_targets.mcu.variants import variants_of
+from edgekit_targets.mcu.variants import neon_common, variants_of
+from edgekit_targets.mcu.variants.dsp_conv import linear_layer
 
 OPS = (
     "CONV_2D",
@@ -36,7 +37,6 @@ OPS = (
 
 needs_qemu = pytest.mark.skipif(why_unusable() is not None, reason=why_unusable() or "")
 needs_gcc = pytest.mark.skipif(shutil.which(GCC) is None, reason=f"{GCC} is not installed")
-compilers = pytest.mark.parametrize("compiler", ["zig", pytest.param("gcc", marks=needs_gcc)])
 Pairs = list[tuple[Case, np.ndarray]]
 
 
@@ -120,24 +120,81 @@ def worst_cases(target: Target) -> Pairs:
     return pairs
 
 
-def check(pairs: Pairs, folder: Path, target: Target, compiler: str) -> None:
+def check(
+    pairs: Pairs, folder: Path, target: Target, compiler: str, optimize: str = "balanced"
+) -> None:
     assert pairs
     cases = [c for c, _ in pairs]
-    run = run_neon(cases, [e for _, e in pairs], folder, target, compiler)
+    run = run_neon(cases, [e for _, e in pairs], folder, target, compiler, optimize)
     assert not run.wrong, [(cases[i].call.variant, cases[i].call.params) for i in run.wrong[:3]]
 
 
+def names(pairs: Pairs) -> set[str]:
+    return {c.call.variant for c, _ in pairs}
+
+
 @needs_qemu
-@compilers
-def test_random_cases(compiler: str, tmp_path: Path) -> None:
+def test_random_cases(tmp_path: Path) -> None:
     target = get_target("cortex-a76")
     pairs = drawn(8, 1, target)
     offered = {v.name for op in OPS for v in variants(op)}
-    assert {c.call.variant for c, _ in pairs} >= {n for n in offered if "mmla" not in n}
-    check(pairs, tmp_path, target, compiler)
+    assert names(pairs) == {n for n in offered if "mmla" not in n}
+    check(pairs, tmp_path, target, "zig")
 
 
 @needs_qemu
-def test_worst_cases(tmp_path: Path) -> None:
-    target = get_target("cortex-a76")
-    check(worst_cases(target)[::3], tmp_path, target, "zig")
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cortex-a72", "galaxy-s23"])
+def test_random_cases_on_other_cores(target: str, tmp_path: Path) -> None:
+    core = get_target(target)
+    pairs = drawn(10, 2, core)
+    assert any("_mmla_" in n for n in names(pairs)) == ("i8mm" in neon_common.features(core))
+    assert any("_dot_" in n for n in names(pairs)) == ("dotprod" in neon_common.features(core))
+    check(pairs, tmp_path, core, "zig")
+
+
+@needs_qemu
+@needs_gcc
+@pytest.mark.slow
+def test_random_cases_by_gcc(tmp_path: Path) -> None:
+    core = get_target("galaxy-s23")
+    check(drawn(6, 3, core), tmp_path, core, "gcc")
+
+
+@needs_qemu
+@pytest.mark.slow
+@pytest.mark.parametrize("optimize", ["speed", "size"])
+def test_worst_cases(optimize: str, tmp_path: Path) -> None:
+    core = get_target("galaxy-s23")
+    pairs = worst_cases(core)[:: 3 if optimize == "speed" else 7]
+    assert {c.call.params.count("EK_NEON_PLAIN") for c, _ in pairs if c.call.params} == {0, 1}
+    check(pairs, tmp_path, core, "zig", optimize)
+
+
+def test_code_for_a_core_uses_what_it_has() -> None:
+    assert "i8mm" in neon_common.features(get_target("galaxy-s23"))
+    assert neon_common.features(get_target("cortex-a53")) == ("neon",)
+    assert neon_common.features(get_target("cortex-m4")) == ()
+    graph = conv_graph(np.ones((8, 3, 3, 8), np.int8), (4, 4), (0, 0), 0, 0.01, "CONV_2D")
+    taken = {
+        t: {v.name for v in variants("CONV_2D")
+            if v.reject(graph.nodes[0], graph, get_target(t)) is None}
+        for t in ("cortex-a53", "cortex-a76", "cortex-m55", "host")
+    }  # fmt: skip
+    assert taken["cortex-m55"] == taken["host"] == set()
+    assert taken["cortex-a76"] - taken["cortex-a53"] == {"conv2d_s8_dot_neon"}
+
+
+def test_the_cheap_end_is_taken_where_it_is_exact() -> None:
+    """Zero point -128, no clamp of its own, and results of at most 16 bits."""
+
+    def end(zp: int, w: int, scale: float, clamp: tuple[int, int] = (-128, 127)) -> str:
+        g = conv_graph(np.full((4, 3, 3, 8), w, np.int8), (4, 4), (0, zp), 0, scale, "CONV_2D")
+        node = g.nodes[0]
+        weights = g.tensor(str(node.inputs[1])).data
+        assert weights is not None
+        return neon_common.finish(linear_layer(node, g, weights.reshape(4, -1)), *clamp)
+
+    assert end(-128, 100, 0.01) == "EK_NEON_PLAIN"
+    assert end(-127, 100, 0.01) == end(-128, 100, 0.01, (-128, 90)) == "EK_NEON_GENERAL"
+    assert end(-128, 127, 0.4) == "EK_NEON_GENERAL"  # 72 * 127 * 128 * 0.4 does not fit

@@ -3,7 +3,7 @@
  * Y = A' [ (G g G') * (B' d B) ] A with 2 G in place of G, so that the transformed weights are
  * integers and the sums four times too large; multiples of four are left, a shift takes that back.
  * Inputs are centred (x - in_zp), so padding is 0 and the bias is the model's. |B' d B| <= 4 * 255,
- * |2G g 2G'| <= 9 * 127: both fit 16 bits, and sums of in_c products fit 32 for in_c up to 1024.
+ * |2G g 2G'| <= 9 * 128: both fit 16 bits, and sums of in_c products fit 32 for in_c up to 1024.
  * Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015).
  */
 #ifndef EK_NEON_WINOGRAD_H

@@ -132,6 +132,8 @@ def _readme(graph: Graph, target: McuTarget, optimize: str) -> str:
         for k, t in enumerate(graph.tensor(o) for o in graph.outputs)
     )
     flags = "" if target.toolchain is None else " ".join(gcc_flags(target.toolchain))
+    if target.process is not None:
+        flags = f"-mcpu={str(target.target.toolchain['cpu']).replace('_', '-')}"
     return _template(
         "README.txt.in",
         model=graph.name,

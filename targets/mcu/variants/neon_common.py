@@ -63,7 +63,9 @@ def finish(layer: Linear, act_min: int, act_max: int) -> str:
     fits = not largest.size or float(largest.max()) < (1 << 15) - 2
     small = not layer.worst.size or int(layer.worst.max()) < 1 << 31  # sums do not wrap
     whole = (act_min, act_max) == (-128, 127)
-    return "EK_NEON_PLAIN" if fits and small and whole and layer.out_zp == -128 else "EK_NEON_GENERAL"
+    return (
+        "EK_NEON_PLAIN" if fits and small and whole and layer.out_zp == -128 else "EK_NEON_GENERAL"
+    )
 
 
 def padded(values: np.ndarray, fill: int = 0) -> np.ndarray:

@@ -29,7 +29,7 @@ from .neon_common import (
 MAX_SEGMENTS = 64  #: ``EK_NEON_MAX_SEGMENTS``
 SLACK = 16  #: ``EK_NEON_SLACK``
 #: Kind -> the feature it needs, bytes of depth that it takes at a time, rank.
-KINDS = {"mmla": ("i8mm", 8, 10), "dot": ("dotprod", 4, 20), "mlal": ("neon", 4, 30)}
+KINDS = {"mmla": ("i8mm", 8, 10), "dot": ("dotprod", 4, 20), "mlal": ("neon", 4, 40)}
 _CALL = "{in0}, {c.weights}, {c.bias}, {c.mult}, {c.shift}, {out0}, {scratch});"
 
 
@@ -106,8 +106,12 @@ class NeonConv:
         real = segments.shape[2]
         depth = round_up(real, KINDS[self.kind][1])
         copy = depth != real or leaves_input(f)
-        if copy and self.kind == "mlal":  # a step of 4 costs as much as one of 8, and two as one of 16
-            depth = round_up(real, 16) if real % 16 > 8 else round_up(real, 8 if real % 8 > 4 else 4)
+        if (
+            copy and self.kind == "mlal"
+        ):  # a step of 4 costs as much as one of 8, and two as one of 16
+            depth = (
+                round_up(real, 16) if real % 16 > 8 else round_up(real, 8 if real % 8 > 4 else 4)
+            )
         scratch = 0
         if copy:
             columns = (f["out_w"] - 1) * f["stride_w"] + (kw - 1) * f["dilation_w"] + 1

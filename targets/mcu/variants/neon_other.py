@@ -20,9 +20,7 @@ from .ref_reduce import sum_fields
 _RANK = 20
 _MAX_ROWS = 256  #: inputs whose sum stays inside 16 bits
 _REF = "lut_s8_ref"
-_TABLES = {
-    v.op: v for v in (*ref_elementwise.VARIANTS, *ref_quant.VARIANTS) if v.name == _REF
-}
+_TABLES = {v.op: v for v in (*ref_elementwise.VARIANTS, *ref_quant.VARIANTS) if v.name == _REF}
 
 
 def _form(node: Node, graph: Graph) -> tuple[int, int, int, int] | None:

@@ -47,7 +47,7 @@ def pack(w: np.ndarray) -> np.ndarray:
 class NeonWinograd:
     name: str = "conv2d_s8_winograd_f2_neon"
     op: str = "CONV_2D"
-    rank: int = 28
+    rank: int = 45
 
     def reject(self, node: Node, graph: Graph, target: Target) -> str | None:
         reason = reject_common(node, graph, target) or reject_weights(node, graph)
@@ -60,7 +60,9 @@ class NeonWinograd:
             return "the kernel is not 3x3 with stride 1"
         c = x.shape[3]
         if w.shape[3] != c or c % 8 or c > MAX_IN_C:
-            return f"{c} input channels in {c // w.shape[3]} groups; multiples of 8 in one are taken"
+            return (
+                f"{c} input channels in {c // w.shape[3]} groups; multiples of 8 in one are taken"
+            )
         return reject_shifts(linear_layer(node, graph, w.reshape(w.shape[0], -1)))
 
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
