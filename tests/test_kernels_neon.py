@@ -136,7 +136,7 @@ def names(pairs: Pairs) -> set[str]:
 @needs_qemu
 def test_random_cases(tmp_path: Path) -> None:
     target = get_target("cortex-a76")
-    pairs = drawn(8, 1, target)
+    pairs = drawn(12, 1, target)
     offered = {v.name for op in OPS for v in variants(op)}
     assert names(pairs) == {n for n in offered if "mmla" not in n}
     check(pairs, tmp_path, target, "zig")
