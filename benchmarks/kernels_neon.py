@@ -1,7 +1,7 @@
 """Executed instructions of engine ``c`` on 64-bit Arm beside LiteRT with XNNPACK; writes
-``benchmarks/kernels_neon.md``.
+``benchmarks/kernels_neon.{md,json}``.
 
-    .venv/bin/python benchmarks/kernels_neon.py [--models DIR] [--targets a,b] [--out FILE]
+    .venv/bin/python benchmarks/kernels_neon.py [--models DIR] [--targets a,b] [--out FILE] [--resume]
 
 Both run on the same virtual device (QEMU's user-mode emulation), one after the other, one thread, the same
 input, and are counted the same way: the instructions of a whole run of four inferences, less those of a run
@@ -12,6 +12,7 @@ of two, by two. A run of engine ``c`` reads its input file for every inference, 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -32,10 +33,11 @@ from edgekit_targets.mcu.profile import fixed_pattern
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {
     "ic_resnet8_int8": "ResNet-8",
-    "mobilenet_v2_1.0_224_int8": "MobileNetV2",
     "kws_dscnn_int8": "DS-CNN",
     "ad_fcae_int8": "FC-AE",
+    "mobilenet_v2_1.0_224_int8": "MobileNetV2",
 }
+IN_FULL = ("ic_resnet8_int8", "mobilenet_v2_1.0_224_int8")  #: models whose layers are listed
 TARGETS = ("cortex-a76", "cortex-a72", "galaxy-s23", "cortex-a55", "cortex-a53")
 LAYERS_OF = ("cortex-a76", "cortex-a72", "galaxy-s23")  #: targets whose layers are listed
 FEW, MANY = 2, 4
@@ -115,29 +117,43 @@ def main() -> int:
     parser.add_argument("--models", type=Path, default=ROOT.parent / "shared" / "zoo")
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "kernels_neon.md")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier run")
     args = parser.parse_args()
 
-    table, layers, wrong = [], [], 0
-    for target in args.targets.split(","):
-        for stem, name in MODELS.items():
-            print(f"{target}: {name}", file=sys.stderr, flush=True)
+    kept = args.out.with_suffix(".json")
+    rows: dict[str, Any] = json.loads(kept.read_text("utf-8")) if args.resume else {}
+    for stem, name in MODELS.items():
+        for target in args.targets.split(","):
+            key = f"{name}, {target}"
+            if key in rows:
+                continue
+            print(key, file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory() as tmp:
                 found = measure(target, args.models / f"{stem}.tflite", Path(tmp))
-            wrong += found["wrong"]
-            table.append(
-                f"| {target} ({found['cpu']}) | {name} | {found['ours']:,} | {found['theirs']:,} "
-                f"| {found['theirs'] / found['ours']:.2f} | {found['arena']:,} "
-                f"| {found['constants']:,} | {found['wrong']} |"
-            )
-            if target in LAYERS_OF and stem in list(MODELS)[:2]:
-                layers += [f"\n## {name}, {target}\n", *layer_rows(found)]
-            # after every row: a run that is ended early leaves what it has
-            args.out.write_text(page(found["tools"], table, layers), "utf-8")
-    return 1 if wrong else 0
+            rows[key] = {
+                "row": f"| {target} ({found['cpu']}) | {name} | {found['ours']:,} "
+                f"| {found['theirs']:,} | {found['theirs'] / found['ours']:.2f} "
+                f"| {found['arena']:,} | {found['constants']:,} | {found['wrong']} |",
+                "layers": layer_rows(found) if target in LAYERS_OF and stem in IN_FULL else [],
+                "wrong": found["wrong"],
+                "tools": found["tools"],
+            }
+            kept.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+            args.out.write_text(page(rows), "utf-8")
+    return 1 if any(r["wrong"] for r in rows.values()) else 0
 
 
-def page(tools: dict[str, str], table: Sequence[str], layers: Sequence[str]) -> str:
+def page(rows: dict[str, Any]) -> str:
     from edgekit.devices.aarch64_python import WHEELS
+
+    tools = next(iter(rows.values()))["tools"]
+    ordered = [f"{n}, {t}" for t in TARGETS for n in MODELS.values() if f"{n}, {t}" in rows]
+    layers = [
+        line
+        for key in ordered
+        if rows[key]["layers"]
+        for line in (f"\n## {key}\n", *rows[key]["layers"])
+    ]
 
     litert = next(w for w in WHEELS if w.startswith("ai-edge-litert"))
     text = [
@@ -151,7 +167,7 @@ def page(tools: dict[str, str], table: Sequence[str], layers: Sequence[str]) -> 
         "| target (CPU model) | model | `c` | LiteRT | LiteRT / `c` | arena | constants "
         "| mismatched bytes |",
         "|---|---|---|---|---|---|---|---|",
-        *table,
+        *(rows[key]["row"] for key in ordered),
         *layers,
         "",
     ]
