@@ -131,6 +131,8 @@ def choose(
         }
         costs = measure(graph, contested, mcu, compiler, optimize, progress)
     measured = costs.absent is None
+    if mcu.is_host and optimize == "balanced":
+        optimize = "speed"
     options = {
         name: [_with_cost(o, costs.by_call.get((name, o.call.variant)), objective) for o in found]
         for name, found in options.items()
@@ -140,7 +142,7 @@ def choose(
         state = search.smallest()
     elif optimize == "ram":
         state = search.least_ram(most_work)
-    elif optimize == "balanced" and measured and not mcu.is_host:
+    elif optimize == "balanced" and measured:
         state = search.balanced()
     else:
         state = search.fastest()

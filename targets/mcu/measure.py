@@ -29,7 +29,7 @@ from . import codegen, profile
 from .config import McuTarget
 from .contract import KernelCall
 from .memory import Plan
-from .project import build_firmware, build_host, kernels_dir, write_project
+from .project import build_firmware, kernels_dir, write_project
 from .toolchain import OPTIMIZE_FLAGS, Compiler, Optimize
 
 #: Constants and RAM of one measuring program: what the smallest memory map of a virtual core holds.
@@ -228,12 +228,9 @@ def _count(
     ):
         folder = Path(tmp)
         project = write_project(folder, program, calls, source, mcu, optimize)
-        if mcu.is_host:
-            elf, *_ = build_host(folder, project, compiler, optimize, code)
-        else:
-            elf, *_ = build_firmware(
-                folder, project, plan, sum(source.const_bytes), mcu, compiler, optimize, code
-            )
+        elf, *_ = build_firmware(
+            folder, project, plan, sum(source.const_bytes), mcu, compiler, optimize, code
+        )
         device.push(folder / elf, elf)
         device.push_bytes(layout.pattern(), "in.bin")
         symbols = [s for s in source.layers if s]

@@ -220,11 +220,14 @@ def build_firmware(
     object_bytes: dict[str, int] | None = None,
 ) -> list[str]:
     """Compile and link ``firmware.elf`` and ``firmware_trace.elf`` in ``out``; the names of the
-    new files: these two first, then the linker script.
+    new files: these two first, then the linker script. Programs under an operating system are built
+    by :func:`build_host`.
 
     object_bytes: where given, only ``firmware.elf`` is made, and the code and tables of each
     kernel's object file are written into it (C source relative to ``kernels/`` -> bytes).
     """
+    if target.is_host:
+        return build_host(out, project, compiler, optimize, object_bytes)
     assert target.virtual is not None and target.toolchain is not None
     freestanding = ("runtime/include", *_INCLUDES)
     units = [

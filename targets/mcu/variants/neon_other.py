@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from edgekit.errors import GraphError, UnsupportedError
 from edgekit.graph import numerics as nm
 from edgekit.graph.ir import Graph, Node
+from edgekit.graph.ops.pool import mean_multiplier
 from edgekit.targets.schema import Target
 
 from ..contract import KernelCall
@@ -14,8 +17,7 @@ from . import ref_elementwise, ref_quant
 from .dsp_pool import pool_call, refused_window
 from .mve_add import linear_form
 from .neon_common import LANES, MAX_EXP, features, initializer, reject_common
-from .ref_common import product
-from .ref_reduce import sum_fields
+from .ref_common import product, wrap32
 
 _RANK = 20
 _MAX_ROWS = 256  #: inputs whose sum stays inside 16 bits
@@ -84,6 +86,25 @@ class NeonPool:
         return pool_call(self.name, "neon", "ek_neon.h", node, graph)
 
 
+def _sum_fields(node: Node, graph: Graph) -> dict[str, int]:
+    """``ek_neon_sum_params`` of a MEAN or SUM; the multipliers are the portable kernel's."""
+    x, y = graph.tensor(node.inputs[0]), graph.outs(node)[0]
+    assert x.quant is not None and y.quant is not None
+    rows = product([x.shape[a] for a in set(node.attrs["axes"])])
+    if node.type == "MEAN":
+        mult, shift = mean_multiplier(x.quant.s, y.quant.s, rows)
+    else:
+        mult, shift = nm.quantize_multiplier(x.quant.s / y.quant.s)
+    return {
+        "rows": rows,
+        "channels": x.elements // rows,
+        "zero_sum": int(wrap32(np.asarray(x.quant.zp * rows))),
+        "mult": int(mult),
+        "shift": int(shift),
+        "out_zp": y.quant.zp,
+    }
+
+
 @dataclass(frozen=True)
 class NeonSum:
     op: str
@@ -101,22 +122,18 @@ class NeonSum:
             return "an axis in front of a reduced one stays"
         if rows > _MAX_ROWS or x.elements // rows < LANES:
             return f"sums of {rows} rows of {x.elements // rows} values"
-        shift = sum_fields(node, graph)["shift"]
-        if not -MAX_EXP <= int(shift) <= -1:  # type: ignore[call-overload]
-            return f"the output multiplier is shifted right by {-int(shift)}"  # type: ignore[call-overload]
+        shift = _sum_fields(node, graph)["shift"]
+        if not -MAX_EXP <= shift <= -1:
+            return f"the output multiplier is shifted right by {-shift}; 1 to {MAX_EXP} are exact"
         return None
 
     def lower(self, node: Node, graph: Graph, target: Target) -> KernelCall:
-        x, f = graph.tensor(node.inputs[0]), sum_fields(node, graph)
-        rows = product([x.shape[a] for a in set(node.attrs["axes"])])
-        fields: dict[str, object] = {"rows": rows, "channels": x.elements // rows}
-        fields |= {k: f[k] for k in ("zero_sum", "mult", "shift", "out_zp")}
         return KernelCall(
             variant=self.name,
             sources=(f"neon/{self.name}.c",),
             header="ek_neon.h",
             params_type="ek_neon_sum_params",
-            params=initializer(fields),
+            params=initializer(_sum_fields(node, graph)),
             call=f"ek_{self.name}(&{{p}}, {{in0}}, {{out0}});",
         )
 

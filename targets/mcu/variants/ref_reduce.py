@@ -45,8 +45,7 @@ def axes(shape: Sequence[int], reduced: Collection[int]) -> dict[str, object]:
     return fields
 
 
-def sum_fields(node: Node, graph: Graph) -> dict[str, object]:
-    """The fields of ``ek_sum_params``; UnsupportedError where the kernel does not apply."""
+def _sum(node: Node, graph: Graph) -> KernelCall:
     x, y = required(node, graph), output(node, graph)
     qx, qy = int8(x), int8(y)
     reduced = set(node.attrs["axes"])
@@ -59,17 +58,13 @@ def sum_fields(node: Node, graph: Graph) -> dict[str, object]:
         mult, shift = mean_multiplier(qx.s, qy.s, n)
     else:
         mult, shift = nm.quantize_multiplier(qx.s / qy.s)
-    return {
+    fields = {
         "axes": axes(x.shape, reduced),
         "zero_sum": int(wrap32(np.asarray(qx.zp * n))),
         "mult": mult,
         "shift": shift,
         "out_zp": qy.zp,
     }
-
-
-def _sum(node: Node, graph: Graph) -> KernelCall:
-    fields = sum_fields(node, graph)
     return lowered("sum_s8_ref", HEADER, "&{p}, {in0}, {out0}", "ek_sum_params", fields)
 
 
