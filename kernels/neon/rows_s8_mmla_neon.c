@@ -87,7 +87,7 @@ EK_INLINE void tile_2(const ek_neon_rows *t, const block *b, const int8_t *input
   "smmla v21.4s, v" #x0 ".16b, v13.16b\n smmla v29.4s, v" #x1 ".16b, v13.16b\n"   \
   "smmla v22.4s, v" #x0 ".16b, v14.16b\n smmla v30.4s, v" #x1 ".16b, v14.16b\n"   \
   "smmla v23.4s, v" #x0 ".16b, v15.16b\n smmla v31.4s, v" #x1 ".16b, v15.16b\n"
-#define BIAS(r) "ld1r {v" #r ".2d}, [%[bias]], #8\n"
+#define BIAS(r) "ld1r {v" #r ".2d}, [%[at]], #8\n"
 
 EK_INLINE void tile_4x16(const ek_neon_rows *t, const block *b, const int8_t *input, int8_t *output,
                          const ek_neon_out *out) {
@@ -98,12 +98,13 @@ EK_INLINE void tile_4x16(const ek_neon_rows *t, const block *b, const int8_t *in
   const int8_t *const p0 = input, *const p1 = p0 + t->step;
   const int8_t *const p2 = p1 + t->step, *const p3 = p2 + t->step;
   const int8_t *weights = b->weights;
-  const int32_t *offset = t->offsets, *bias = b->bias;
+  const int32_t *offset = t->offsets;
   int32_t segments = t->segments;
   int64_t at, steps;
   __asm__ volatile(
+      "mov %[at], %[bias]\n"
       BIAS(16) BIAS(17) BIAS(18) BIAS(19) BIAS(20) BIAS(21) BIAS(22) BIAS(23)
-      "sub %[bias], %[bias], #64\n"
+      "mov %[at], %[bias]\n"
       BIAS(24) BIAS(25) BIAS(26) BIAS(27) BIAS(28) BIAS(29) BIAS(30) BIAS(31)
       "1: ldrsw %[at], [%[offset]], #4\n"
       "asr %w[steps], %w[depth], #4\n"
@@ -133,9 +134,10 @@ EK_INLINE void tile_4x16(const ek_neon_rows *t, const block *b, const int8_t *in
       "b.ne 1b\n"
       : "=w"(a0), "=w"(a1), "=w"(a2), "=w"(a3), "=w"(a4), "=w"(a5), "=w"(a6), "=w"(a7), "=w"(b0),
         "=w"(b1), "=w"(b2), "=w"(b3), "=w"(b4), "=w"(b5), "=w"(b6), "=w"(b7),
-        [weights] "+&r"(weights), [offset] "+&r"(offset), [bias] "+&r"(bias),
+        [weights] "+&r"(weights), [offset] "+&r"(offset),
         [n] "+&r"(segments), [at] "=&r"(at), [steps] "=&r"(steps)
-      : [depth] "r"(t->depth), [p0] "r"(p0), [p1] "r"(p1), [p2] "r"(p2), [p3] "r"(p3)
+      : [bias] "r"(b->bias), [depth] "r"(t->depth), [p0] "r"(p0), [p1] "r"(p1), [p2] "r"(p2),
+        [p3] "r"(p3)
       : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",
         "v14", "v15", "cc", "memory");
   const int64_t c = t->out_c;
