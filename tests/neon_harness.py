@@ -25,7 +25,6 @@ from edgekit_targets.mcu.toolchain import Compiler, Unit, process_compiler
 GCC = "aarch64-linux-gnu-gcc"
 
 _MAIN = r"""
-#define _DEFAULT_SOURCE 1
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,7 +139,8 @@ def run_neon(
             f"  {{case_{i}, scratch_{i}, {{{sizes[0]}, {sizes[1]}}}, {case.out_bytes}, "
             f"{case.call.scratch_bytes}, {-1 if case.inplace is None else case.inplace}}},"
         )
-    (folder / "cases.c").write_text(render(cases) + _MAIN.replace("@TABLE@", "\n".join(table)))
+    main = _MAIN.replace("@TABLE@", "\n".join(table))
+    (folder / "cases.c").write_text("#define _DEFAULT_SOURCE 1\n" + render(cases) + main)
     (folder / "cases.bin").write_bytes(b"".join(data))
     cpu = str(target.toolchain["cpu"])
     build = process_compiler("aarch64-linux-musl", cpu) if compiler == "zig" else gcc_compiler(cpu)
