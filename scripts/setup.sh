@@ -45,6 +45,7 @@ if [ "$purpose" = dev ]; then
         packages="$packages libnewlib-arm-none-eabi"
     [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ] ||
         packages="$packages libc6-arm64-cross libstdc++6-arm64-cross"
+    need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     need cmake cmake
     [ -e /usr/include/android/nativehelper/jni.h ] || packages="$packages android-libnativehelper-dev"
     need g++ g++

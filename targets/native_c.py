@@ -33,7 +33,8 @@ from edgekit_targets.mcu.config import Config, McuTarget
 
 class CEngine:
     """``code``: target -> (triple, cpu) as zig names them. ``admit``: raises an EdgekitError when a
-    device cannot execute what was built for the artifact's target."""
+    device cannot execute what was built for the artifact's target. counted_on: the virtual device on
+    which the kernels of a layer are compared, None for their fixed order."""
 
     name = "c"
     int8 = True
@@ -42,14 +43,18 @@ class CEngine:
         self,
         code: Callable[[Target], tuple[str, str]],
         admit: Callable[[Target, Device], None] | None = None,
+        counted_on: str | None = None,
     ) -> None:
         self._code, self._admit = code, admit or (lambda _target, _device: None)
+        self._counted_on = counted_on
         self._mcu = McuBackend()
 
     def info(self, target: Target) -> EngineInfo:
         why = toolchain.why_missing("zig")
         what = "handwritten C kernels, one static program"
         options = {"toolchain": "auto or zig"}
+        if self._counted_on:
+            options["kernels"] = "measure or rank: how kernels are chosen"
         return EngineInfo(self.name, why is None, why, what, options=options)
 
     def supports(self, graph: Graph, target: Target) -> Sequence[Unsupported]:
@@ -64,12 +69,17 @@ class CEngine:
         progress: Progress | None = None,
     ) -> Compiled:
         """The C project, ``runner`` and ``runner_trace``."""
-        refuse_unknown("c", options.extra, ("toolchain",))
+        refuse_unknown("c", options.extra, tuple(self.info(target).options))
+        if options.extra.get("kernels", "measure") not in ("measure", "rank"):
+            raise InputError(
+                f"option 'kernels' of engine 'c' is measure or rank, not "
+                f"'{options.extra['kernels']}'"
+            )
         choice = options.extra.get("toolchain", "auto")
         if choice not in ("auto", "zig"):
             raise InputError(f"toolchain '{choice}' cannot build for {target.name}; zig can")
         triple, cpu = self._code(target)
-        process = McuTarget(target, None, None, Config(host=True))
+        process = McuTarget(target, None, None, Config(host=True), process=self._counted_on)
         compiler = toolchain.process_compiler(triple, cpu)
         return self._mcu.build(graph, process, compiler, out, options, progress)
 

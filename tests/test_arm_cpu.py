@@ -231,7 +231,7 @@ def test_hangs_and_missing_instructions_are_errors(program: Path) -> None:
 
 @needs_qemu
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["cortex-a55", "cortex-a72", "cortex-a76", "pixel-6"])
+@pytest.mark.parametrize("target", ["cortex-a55", "cortex-a72", "galaxy-s23", "pixel-6"])
 def test_every_core_gives_the_reference_bytes(target: str, tmp_path: Path) -> None:
     check_bytes(compile_with(tmp_path / "out", int8_net(), target, "c"))
 
@@ -241,6 +241,27 @@ def test_every_core_gives_the_reference_bytes(target: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("seed", range(4))
 def test_random_networks_give_the_reference_bytes(seed: int, tmp_path: Path) -> None:
     check_bytes(compile_with(tmp_path / "out", random_net(seed, int8=True), "cortex-a53", "c"))
+
+
+@needs_plugins
+@pytest.mark.slow
+def test_kernels_are_chosen_by_what_they_execute(a53: Artifact) -> None:
+    assert a53.details["kernels_chosen_by"] == "measurement"
+    counted = 0
+    for row in a53.manifest["plan"]:
+        costs = {c["variant"]: c.get("instructions") for c in row["candidates"]}
+        known = [n for n in costs.values() if n is not None]
+        if known and row["symbol"]:
+            counted += 1
+            assert costs[row["variant"]] == min(known), row["name"]
+    assert counted
+    assert any("_neon" in row["variant"] for row in a53.manifest["plan"])
+
+
+def test_a_wrong_way_to_choose_kernels_is_named(tmp_path: Path) -> None:
+    options = CompileOptions(engine="c", extra={"kernels": "guess"})
+    with pytest.raises(InputError, match="measure or rank, not 'guess'"):
+        BACKEND.compile(int8_net(), get_target("cortex-a76"), tmp_path, options)
 
 
 @needs_qemu

@@ -1,7 +1,7 @@
 """``virtual:aarch64``: 64-bit Arm Linux programs on QEMU's user-mode emulation.
 
-The CPU model is always pinned (``max`` has scalable vectors that no board in our tables has, and
-programs have been seen to compute nonsense on it). Kind ``simulated``: instructions are exact where
+The CPU model is always pinned (``max`` has scalable vectors, with which programs have been seen to
+compute nonsense). Kind ``simulated``: instructions are exact where
 QEMU takes plug-ins (Debian's ``qemu-user`` does, the static build does not) and absent elsewhere;
 wall-clock time says nothing about the core and is never reported as latency.
 
@@ -41,7 +41,10 @@ CPUS: dict[str, tuple[str, ...]] = {
     "cortex-a53": ("neon",),
     "cortex-a72": ("neon",),
     "cortex-a76": ("neon", "dotprod", "fp16", "lse"),
+    # No core: QEMU's largest model without scalable vectors stands for cores with i8mm.
+    "max-nosve": ("neon", "dotprod", "fp16", "lse", "i8mm", "bf16"),
 }
+_MODELS = {"max-nosve": "max,sve=off"}  #: QEMU's own spelling, where it is another
 DEFAULT_CPU = "cortex-a53"
 #: Where Debian's cross packages put the C and C++ libraries.
 _LIBRARIES = ("/usr/aarch64-linux-gnu",)
@@ -93,7 +96,7 @@ def _output(*command: str) -> str:
 
 
 class Aarch64Device:
-    """``virtual:aarch64`` (the CPU model of the target's file) and ``virtual:cortex-a53|a72|a76``."""
+    """``virtual:aarch64`` (the CPU model of the target's file) and ``virtual:<CPU model>``."""
 
     def __init__(self, name: str, target: Any = None) -> None:
         """target: an :class:`edgekit.targets.schema.Target` whose ``virtual.cpu`` names the model."""
@@ -173,7 +176,8 @@ class Aarch64Device:
             traced = request.trace and self.counts
             symbols = Symbols(None if script else program)
             plugin = self._plugin(request, counts, symbols) if traced else []
-            command = [self._qemu, "-cpu", self._cpu, *plugin, *interpreter, str(path)]
+            model = _MODELS.get(self._cpu, self._cpu)
+            command = [self._qemu, "-cpu", model, *plugin, *interpreter, str(path)]
             command += request.args
             started = time.monotonic()
             try:

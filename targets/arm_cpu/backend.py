@@ -19,7 +19,8 @@ def _code(target: Target) -> tuple[str, str]:
 
 
 def _llvm(target: Target) -> isa.CpuTarget:
-    return isa.aarch64(parse(target).toolchain.cpu.replace("_", "-"))
+    cpu = parse(target).toolchain.cpu.partition("+")[0]
+    return isa.aarch64(cpu.replace("_", "-"))
 
 
 class ArmCpuBackend(EngineBackend):
@@ -31,7 +32,7 @@ class ArmCpuBackend(EngineBackend):
         admit = need_machine("aarch64")
         super().__init__(
             [
-                CEngine(_code, admit),
+                CEngine(_code, admit, "virtual:aarch64"),
                 LiteRt(admit=admit),
                 LiteRt("fp16", admit=admit),
                 LiteRt("int8", admit=admit),

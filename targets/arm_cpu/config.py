@@ -21,6 +21,7 @@ CODE_CPUS = {
     "cortex_a55": ("neon", "lse", "dotprod", "fp16"),
     "cortex_a76": ("neon", "lse", "dotprod", "fp16"),
     "cortex_x1": ("neon", "lse", "dotprod", "fp16"),
+    "cortex_a76+i8mm": ("neon", "lse", "dotprod", "fp16", "i8mm"),
 }
 
 

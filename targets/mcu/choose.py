@@ -146,7 +146,8 @@ def choose(
     balanced: least weighted product of work, flash and RAM; speed: least work (cycles or
     instructions) within ``limits``; size: fewest bytes of flash; ram: smallest arena, then least
     work, at no more than ``RAM_SLOWDOWN`` times the least. Where there is no virtual core to count
-    on, or with ``by_rank``, the variants' own order stands for the work.
+    on, or with ``by_rank``, the variants' own order stands for the work. Under an operating system
+    memory is plenty: balanced is speed there.
     most_work: for ram, instead of that many times the least of this graph. found: what
     :func:`find_options` gave, if it was called already. costs: taken for the counts, of the nodes
     that :func:`contested` names. UnsupportedError names the first node without a variant.
@@ -157,9 +158,11 @@ def choose(
         costs = Costs({}, {}, "not asked for")
         if not by_rank:
             alone = [found[0].call for found in options.values() if len(found) == 1]
-            calls = contested(graph, options)
+            calls = contested(graph, options, mcu.is_host)
             costs = measure(graph, calls, mcu, compiler, optimize, progress, alone)
     measured = costs.absent is None
+    if mcu.is_host and optimize == "balanced":
+        optimize = "speed"
     options = {
         name: [_with_cost(o, costs.by_call.get((name, o.call.variant)), objective) for o in found]
         for name, found in options.items()
@@ -232,22 +235,29 @@ def find_options(graph: Graph, target: Target, portable: bool = False) -> Found:
 
 
 def contested(
-    graph: Graph, options: Mapping[str, Sequence[Option]]
+    graph: Graph, options: Mapping[str, Sequence[Option]], process: bool = False
 ) -> dict[str, list[KernelCall]]:
-    """What is counted: the calls of the nodes that have a choice."""
+    """What is counted: the calls of the nodes that have a choice. process: the target is a program
+    under an operating system."""
     return {
-        name: [o.call for o in _worth_counting(graph, name, found)]
+        name: [o.call for o in _worth_counting(graph, name, found, process)]
         for name, found in options.items()
         if len(found) > 1
     }
 
 
-def _worth_counting(graph: Graph, name: str, found: Sequence[Option]) -> Sequence[Option]:
+def _worth_counting(
+    graph: Graph, name: str, found: Sequence[Option], process: bool
+) -> Sequence[Option]:
+    """process: the layers of programs under an operating system are large, and so are their constants,
+    of which every kernel has its own form: only kernels of about the best rank are counted then."""
     from edgekit.graph.ops import macs
 
     if macs(graph.node(name), graph) <= MAX_REF_MACS:
         return found
     best = min(o.rank for o in found)
+    if process:
+        return [o for o in found if o.rank <= best + variants.NEAR_RANK]
     return [o for o in found if o.rank == best or o.rank < variants.REF_RANK]
 
 

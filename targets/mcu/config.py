@@ -87,7 +87,8 @@ LINK_MAPS = {
 class McuTarget:
     """A target with its family sections parsed. toolchain and virtual are None for the host.
 
-    flash_limit, ram_limit: what the user allows instead of what the target has."""
+    flash_limit, ram_limit: what the user allows instead of what the target has. process: the virtual
+    device on which kernels of a program under an operating system are counted, None for none."""
 
     target: Target
     toolchain: Toolchain | None
@@ -95,6 +96,12 @@ class McuTarget:
     config: Config
     flash_limit: int | None = None
     ram_limit: int | None = None
+    process: str | None = None
+
+    @property
+    def counted_on(self) -> str | None:
+        """The virtual device that counts what the target's kernels execute."""
+        return self.process if self.virtual is None else f"virtual:{self.virtual.core}"
 
     @property
     def is_host(self) -> bool:

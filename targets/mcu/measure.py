@@ -81,7 +81,7 @@ def measure(
     Nothing is raised: what cannot be measured here (no emulator, a kernel that does not link) leaves
     ``absent`` with the reason, and the caller falls back on the variants' order.
     """
-    if mcu.virtual is None:
+    if mcu.counted_on is None:
         return Costs({}, {}, f"{mcu.target.name} has no virtual core to count on")
     cases = [_Case(graph.node(name), call) for name, calls in lowered.items() for call in calls]
     salt = _salt(mcu, compiler, optimize)
@@ -96,7 +96,8 @@ def measure(
         if found is None:
             if progress:
                 part = f" ({k + 1} of {len(batches)})" if len(batches) > 1 else ""
-                progress(f"measuring kernels: {len(batch)} on {mcu.virtual.core}{part}")
+                core = mcu.counted_on.removeprefix("virtual:")
+                progress(f"measuring kernels: {len(batch)} on {core}{part}")
             try:
                 found = _count(graph, batch, mcu, compiler, optimize, extra)
             except EdgekitError as e:
@@ -220,14 +221,14 @@ def _count(
 ) -> tuple[list[Cost], dict[str, int]]:
     from edgekit.devices.registry import open_device
 
-    assert mcu.virtual is not None
+    assert mcu.counted_on is not None
     layout = _layout(graph, batch)
     program, calls, plan = _program(graph, batch, layout)
     source = codegen.generate(program, calls, plan)
     code: dict[str, int] = {}
     with (
         tempfile.TemporaryDirectory(prefix="edgekit-kernels-") as tmp,
-        open_device(f"virtual:{mcu.virtual.core}", target=mcu.target) as device,
+        open_device(mcu.counted_on, target=mcu.target) as device,
     ):
         folder = Path(tmp)
         built = calls | {f"beside {k}": call for k, call in enumerate(beside)}
@@ -259,9 +260,11 @@ def _salt(mcu: McuTarget, compiler: Compiler, optimize: Optimize) -> str:
     """Everything but the call that a count depends on: core, flags, compiler, kernels, timing."""
     from edgekit.devices import timing
 
-    assert mcu.virtual is not None
     digest = hashlib.sha256()
-    flags = (mcu.toolchain, mcu.virtual, compiler.name, compiler.version, compiler.flags)
+    core = (mcu.toolchain, mcu.virtual)
+    if mcu.process is not None:
+        core = (mcu.process, mcu.target.toolchain, mcu.target.virtual)  # type: ignore[assignment]
+    flags = (*core, compiler.name, compiler.version, compiler.flags)
     digest.update(repr((_FORMAT, flags, OPTIMIZE_FLAGS[optimize])).encode())
     ours = [*sorted((kernels_dir() / "include").glob("*.h"))]
     ours += sorted(Path(timing.__file__).parent.glob("*.py"))

@@ -140,6 +140,8 @@ def _readme(graph: Graph, target: McuTarget, optimize: str) -> str:
         for k, t in enumerate(graph.tensor(o) for o in graph.outputs)
     )
     flags = "" if target.toolchain is None else " ".join(gcc_flags(target.toolchain))
+    if target.process is not None:
+        flags = f"-mcpu={str(target.target.toolchain['cpu']).replace('_', '-')}"
     return _template(
         "README.txt.in",
         model=graph.name,
@@ -207,6 +209,14 @@ def _alloc_bytes(path: Path) -> int:
         )
 
 
+def _kernel_bytes(out: Path, project: Project, object_bytes: dict[str, int]) -> None:
+    """Code and tables of each kernel's object file, by its C source relative to ``kernels/``."""
+    for source in project.sources:
+        if source.startswith("kernels/"):
+            size = _alloc_bytes(out / f"build/{source}.o")
+            object_bytes[source.removeprefix("kernels/")] = size
+
+
 def build_firmware(
     out: Path,
     project: Project,
@@ -218,11 +228,14 @@ def build_firmware(
     object_bytes: dict[str, int] | None = None,
 ) -> list[str]:
     """Compile and link ``firmware.elf`` and ``firmware_trace.elf`` in ``out``; the names of the
-    new files: these two first, then the linker script.
+    new files: these two first, then the linker script. Programs under an operating system are built
+    by :func:`build_host`.
 
     object_bytes: where given, only ``firmware.elf`` is made, and the code and tables of each
     kernel's object file are written into it (C source relative to ``kernels/`` -> bytes).
     """
+    if target.is_host:
+        return build_host(out, project, compiler, optimize, object_bytes)
     assert target.virtual is not None and target.toolchain is not None
     freestanding = ("runtime/include", *_INCLUDES)
     units = [
@@ -239,10 +252,7 @@ def build_firmware(
     headers.append("runtime/include/string.h")
     compile_units(out, units, freestanding, compiler, optimize, headers)
     if object_bytes is not None:
-        for source in project.sources:
-            if source.startswith("kernels/"):
-                size = _alloc_bytes(out / f"build/{source}.o")
-                object_bytes[source.removeprefix("kernels/")] = size
+        _kernel_bytes(out, project, object_bytes)
     script = link_script(
         LINK_MAPS[target.virtual.map], const_bytes, 96 * 1024, plan.arena_bytes + 1024
     )
@@ -320,15 +330,28 @@ def _twice(source: str, *defines: str) -> list[Unit]:
     ]
 
 
-def build_host(out: Path, project: Project, compiler: Compiler, optimize: Optimize) -> list[str]:
-    """Compile and link ``runner`` and ``runner_trace`` for this machine in ``out``; their names."""
+def build_host(
+    out: Path,
+    project: Project,
+    compiler: Compiler,
+    optimize: Optimize,
+    object_bytes: dict[str, int] | None = None,
+) -> list[str]:
+    """Compile and link ``runner`` and ``runner_trace`` for this machine in ``out``; their names.
+
+    object_bytes: as for :func:`build_firmware`; only ``runner`` is made then.
+    """
     units = [
         *(Unit(s, f"build/{s}.o") for s in project.sources),
         Unit("runtime/io_host.c", "build/io.o", ("EK_HOST",)),
         *_twice("runtime/runner.c", "EK_HOST"),
         Unit("src/edgekit_model.c", "build/model_trace.o", ("EDGEKIT_TRACE",)),
     ]
+    if object_bytes is not None:
+        units = [u for u in units if "EDGEKIT_TRACE" not in u.defines]
     compiler.compile(out, units, _INCLUDES, optimize)
+    if object_bytes is not None:
+        _kernel_bytes(out, project, object_bytes)
     common = [
         "build/io.o",
         *(f"build/{s}.o" for s in project.sources if s != "src/edgekit_model.c"),
@@ -337,6 +360,7 @@ def build_host(out: Path, project: Project, compiler: Compiler, optimize: Optimi
         ("runner", ["build/runner.o", "build/src/edgekit_model.c.o"]),
         ("runner_trace", ["build/runner_trace.o", "build/model_trace.o"]),
     ):
-        compiler.link_program(out, [*own, *common], name)
+        if object_bytes is None or name == "runner":
+            compiler.link_program(out, [*own, *common], name)
     shutil.rmtree(out / "build")
-    return ["runner", "runner_trace"]
+    return ["runner"] if object_bytes is not None else ["runner", "runner_trace"]

@@ -20,6 +20,7 @@ from edgekit.targets.schema import Target
 from ..contract import KernelCall, Variant
 
 REF_RANK = 100  #: rank of the portable variants
+NEAR_RANK = 15  #: ranks that far apart may be the other way round
 
 
 class RankedVariant(Variant, Protocol):
