@@ -21,7 +21,7 @@ import numpy as np
 from edgekit.compress.groups import MIXING, Groups, cut, is_grouped
 from edgekit.compress.intervals import channels_of
 from edgekit.errors import InputError
-from edgekit.graph.ir import Graph
+from edgekit.graph.ir import Graph, Node
 from edgekit.graph.ops import macs
 from edgekit.targets.schema import Target
 

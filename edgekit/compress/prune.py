@@ -13,7 +13,14 @@ from typing import Annotated, Literal
 import numpy as np
 
 from edgekit.compress import allocate
-from edgekit.compress.cost import Cost, Measure, granularity, layer_cycles
+from edgekit.compress.cost import (
+    Cost,
+    Measure,
+    Optimize,
+    fitted_cycles,
+    granularity,
+    layer_cycles,
+)
 from edgekit.compress.execute import distance, is_classifier, says
 from edgekit.compress.groups import Groups, cut, find_groups
 from edgekit.compress.importance import NEEDS_DATA, Importance, scores
@@ -62,15 +69,26 @@ def budget_of(
     return some[0] if some else None
 
 
-def cost_of(groups: Groups, ctx: StepContext, measure: Measure) -> Cost:
-    """The cost model; profiles the uncut network once where the measure is cycles."""
+def cost_of(
+    groups: Groups,
+    ctx: StepContext,
+    measure: Measure,
+    options: list[np.ndarray],
+    profiles: int = 1,
+    optimize: Optimize = "balanced",
+) -> Cost:
+    """The cost model; where the measure is cycles, the network is profiled on the target."""
     if measure != "cycles":
         return Cost(groups, measure)
     if ctx.target is None:
         raise InputError("a budget of cycles needs a target; give one with --target")
-    ctx.progress("profiling the network on the target")
     inputs = ctx.inputs(groups.graph, "a budget of cycles", 32)
-    return Cost(groups, "cycles", layer_cycles(groups.graph, ctx.target, inputs))
+    if profiles == 1:
+        ctx.progress("profiling the network on the target")
+        return Cost(groups, "cycles", layer_cycles(groups.graph, ctx.target, inputs, optimize))
+    cycles = fitted_cycles(groups, ctx.target, inputs, options, profiles, optimize=optimize,
+                           seed=ctx.seed, progress=ctx.progress)  # fmt: skip
+    return Cost(groups, "cycles", cycles)
 
 
 def plan(
@@ -87,6 +105,8 @@ def plan(
     smallest: float = 0.1,
     repair: Repair = "none",
     samples: int = 1000,
+    profiles: int = 1,
+    optimize: Optimize = "balanced",
 ) -> tuple[Groups, dict[str, np.ndarray]]:
     """Groups, and the units each keeps (bool ``[units]`` by group name), without cutting anything: what
     a gradual schedule needs at each of its stages (:func:`.groups.zeroed`, :func:`.groups.cut`)."""
@@ -109,7 +129,7 @@ def plan(
     if budget is None:
         kept = np.array([o[-1] for o in options], np.int64)
         return groups, keep_masks(groups, score, kept)
-    cost = cost_of(groups, ctx, measure)
+    cost = cost_of(groups, ctx, measure, options, profiles, optimize)
     allocate.check_reachable(cost, options, budget)
     ordered = [score[g.name] for g in groups]
     if allocation == "uniform":
@@ -265,6 +285,8 @@ def prune(
     repair_samples: Count = 5000,
     ridge: Annotated[float, Within(0)] = 1e-3,
     rows: Count = 100_000,
+    profiles: Annotated[int, Within(1, 100)] = 1,
+    optimize: Optimize = "balanced",
 ) -> Graph:
     """Cut channel groups until a share of the MACs, parameters or cycles is left, or each layer to its
     own share.
@@ -272,7 +294,9 @@ def prune(
     macs, parameters, cycles: share of the given graph's cost that may remain (cycles: estimated, on the
     context's target). layers: group or node name -> share of its units to keep. multiple: channels kept
     are multiples of this (default: the target's). smallest: least share a group keeps. rounds: cut in so
-    many rounds, repaired each. repair: what is fitted after each round.
+    many rounds, repaired each. repair: what is fitted after each round. profiles: with a budget of cycles,
+    how many networks of other widths are profiled to learn what widths cost (8 are good; 1: the uncut
+    network's cycles, scaled). optimize: for what the result will be compiled.
     """
     budget = budget_of(macs, parameters, cycles)
     if budget is None and not layers:
@@ -292,7 +316,7 @@ def prune(
             graph, ctx, importance=importance, measure=measure,
             budget=None if budget is None else min(1.0, goal / left), layers=part,
             allocation=allocation, multiple=multiple, exclude=exclude, smallest=smallest,
-            repair=repair, samples=samples,
+            repair=repair, samples=samples, profiles=profiles, optimize=optimize,
         )  # fmt: skip
         for g in groups:
             widths.setdefault(g.name, [g.units])

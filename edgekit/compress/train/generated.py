@@ -30,7 +30,9 @@ def compiles(options: TrainOptions, graph: Graph, batch: int) -> bool:
         return False
     if options.compile == "on":
         if options.device == "cpu" and _compiler() is None:
-            raise InputError("compile is 'on' and no C++ compiler is found; 'off' would be accepted")
+            raise InputError(
+                "compile is 'on' and no C++ compiler is found; 'off' would be accepted"
+            )
         return True
     work = sum(macs(n, graph) for n in graph.nodes) * batch * options.steps
     return work >= _MACS and (options.device != "cpu" or _compiler() is not None)

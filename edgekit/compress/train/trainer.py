@@ -370,7 +370,9 @@ class _Run:
             # the first steps count less: the start is far from where the run goes
             kept = min(self.options.average, (1.0 + step) / (10.0 + step))
             live = self._live()
-            torch._foreach_lerp_([*self.averaged.values()], [live[k] for k in self.averaged], 1 - kept)
+            torch._foreach_lerp_(
+                [*self.averaged.values()], [live[k] for k in self.averaged], 1 - kept
+            )
         return loss.detach()
 
     def _clip(self) -> None:
