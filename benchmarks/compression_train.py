@@ -107,7 +107,7 @@ NETS: dict[str, Net] = {
                    title="the same, 2,500 steps more without mixup"),
     "r8-049": Net(start=R8, widths=(8, 8, 16, 16, 64, 64), steps=4000, **_SOFT,
                   title="ResNet-8 cut to 0.49 of the cycles"),
-    "l-28": Net(start=LARGE, widths=(32, 24, 56, 72, 72, 160), steps=2500, lr=1e-3, augment=_LONG,
+    "l-28": Net(start=LARGE, widths=(32, 24, 56, 72, 72, 160), steps=2500, lr=1e-3,
                 **_LARGE, title="large ResNet cut to 0.54 of the cycles"),
     "l-eq": Net(start=LARGE, widths=(16, 16, 16, 24, 64, 144), steps=4000, **_LARGE,
                 title="large ResNet cut to the cycles of ResNet-8"),
@@ -115,6 +115,7 @@ NETS: dict[str, Net] = {
                    average=0.0, variants=0, title="teacher: the large ResNet, 4 epochs with labels"),
     "j-r8": Net(start="scratch", lr=6e-3, **_JPEG, title="ResNet-8 from scratch, labels alone"),
     "j-r8kd": Net(start="scratch", lr=6e-3, **_KD, title="ResNet-8 from scratch, taught (control)"),
+    "j-r8zoo": Net(start=R8, lr=4e-3, **_KD, title="ResNet-8 as published, then taught as long"),
     "j-eq": Net(start="teacher", widths=(16, 16, 16, 24, 64, 144), lr=4e-3, **_JPEG,
                 title="teacher cut to the cycles of ResNet-8, labels alone"),
     "j-eqkd": Net(start="teacher", widths=(16, 16, 16, 24, 64, 144), lr=4e-3, **_KD,
@@ -191,7 +192,6 @@ class Bench:
         options = TrainOptions(
             steps=max(1, net.steps), batch=net.batch, lr=net.lr, weight_decay=net.weight_decay,
             augment=net.augment, average=net.average, variants=net.variants, seed=self.seed,
-            compile="off",
         )  # fmt: skip
         if net.integer:
             return self.integer(net, x, options)

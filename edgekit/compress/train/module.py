@@ -101,28 +101,11 @@ class BatchNorm(nn.Module):
             self._sums.append(torch.stack([torch.ones_like(flat[0]) * len(flat),
                                            flat.sum(0), (flat**2).sum(0)]))  # fmt: skip
             return z + self.bias.to(z.device, z.dtype)
-        if self.training and torch.compiler.is_compiling():
-            return self._fusable(z)
         y = F.batch_norm(
             z.movedim(-1, 1), self.mean, self.var, self.gamma, self.beta, self.training, 0.1,
             self.epsilon,
         )  # fmt: skip
         return y.movedim(1, -1)
-
-    def _fusable(self, z: torch.Tensor) -> torch.Tensor:
-        """The same in plain sums, which generated code takes together with what stands around them.
-        The running mean keeps the difference of squares exact enough."""
-        over = tuple(range(z.ndim - 1))
-        x = z.float() - self.mean
-        mean, square = x.mean(over), (x * x).mean(over)
-        var = (square - mean * mean).clamp_min(0.0)
-        factor = self.gamma * torch.rsqrt(var + self.epsilon)
-        y = (x * factor + (self.beta - mean * factor)).to(z.dtype)
-        count = z.numel() // z.shape[-1]
-        with torch.no_grad():
-            self.mean.add_(mean.detach(), alpha=0.1)
-            self.var.lerp_(var.detach() * (count / max(1, count - 1)), 0.1)
-        return y
 
     def start(self) -> None:
         """From the measured sums to the parameters that keep the function."""

@@ -12,7 +12,6 @@ Augmentation = Literal["flip", "crop", "mixup"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("flip", "crop", "mixup")
 Precision = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["cosine", "constant", "cyclic"]
-Compile = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class TrainOptions:
     device: "cpu" or "cuda". checkpoint_every: steps between checkpoints; 0: every 30 seconds.
     average: decay of an exponential moving average of the weights, which is the result then (0: the
     last weights are). variants: order and augmentation repeat after so many epochs (0: never), so that
-    teachers need to be asked about a batch only once. compile: generate fused code for the network
-    ("auto": for long runs of large networks, where a C++ compiler works).
+    teachers need to be asked about a batch only once.
     """
 
     steps: int = 1000
@@ -53,7 +51,6 @@ class TrainOptions:
     checkpoint_every: int = 0
     average: float = 0.0
     variants: int = 0
-    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "augment", tuple(self.augment))
@@ -67,7 +64,6 @@ class TrainOptions:
         _number("warmup", self.warmup, 0.0, 1.0)
         _whole("variants", self.variants, 0)
         _number("average", self.average, 0.0, 0.999999)
-        _one_of("compile", self.compile, ("auto", "on", "off"))
         _one_of("optimizer", self.optimizer, ("adamw", "sgd"))
         _one_of("schedule", self.schedule, ("cosine", "constant", "cyclic"))
         _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))

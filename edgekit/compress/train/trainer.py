@@ -27,7 +27,6 @@ import torch
 
 from edgekit.compress.train import checkpoint
 from edgekit.compress.train.batches import Batches, TrainData, as_float, in_batches
-from edgekit.compress.train.generated import compiled, compiles
 from edgekit.compress.train.module import WEIGHT_AXIS, BatchNorm, TrainModule
 from edgekit.compress.train.objectives import Objective, graph_key
 from edgekit.compress.train.options import TrainOptions
@@ -305,9 +304,6 @@ class _Run:
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.values = self.module.values
-        if compiles(self.options, self.module.graph, self.batches.size):
-            self.values = compiled(self.module.values, self.progress)
         if self.options.average > 0.0:
             self.averaged = {k: v.clone() for k, v in self._live().items()}
 
@@ -356,7 +352,7 @@ class _Run:
         batch = self.batches.at(step, device)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            values = self.values(batch.inputs, self.objective.watch)
+            values = self.module.values(batch.inputs, self.objective.watch)
             loss = self.objective(batch, values)
         loss.backward()
         for e in self.extensions:
