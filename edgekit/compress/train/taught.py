@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,12 +42,15 @@ class Taught:
         """Write what is new since it was read; not being able to costs time only."""
         if self.path is None or self._count == self._saved:
             return
+        arrays: dict[str, Any] = {
+            f"{n}_{k}": v.cpu().numpy()
+            for n, values in self._known.items()
+            for k, v in enumerate(values)
+        }
         temp = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             with open(temp, "wb") as f:
-                np.savez(f, **{f"{n}_{k}": v.cpu().numpy()
-                               for n, values in self._known.items()
-                               for k, v in enumerate(values)})  # fmt: skip
+                np.savez(f, **arrays)
             os.replace(temp, self.path)
             self._saved = self._count
         except OSError:
