@@ -32,8 +32,8 @@ INTRO = (
     "The 500 inputs are all there is: the network is cut, repaired and taught (by the uncut one) on one "
     "half, without its labels, and measured on the other, and the other way round; differences in points, "
     "paired, over both. Cycles: virtual Cortex-M4, *estimated* from exactly counted instructions, all "
-    "compiled with `--optimize speed`; of the two networks the slower one. The settings were chosen by hand "
-    "with these figures in sight; all that were tried are rows."
+    "compiled with `--optimize speed`; of the two networks the slower one. The settings were chosen by "
+    "hand with these figures in sight; all that were tried are rows."
 )
 
 
