@@ -175,6 +175,64 @@ def test_a_resumed_run_gives_the_same_bits(tmp_path: Path, optimizer: str) -> No
     assert other.resumed == 0
 
 
+def test_averaged_weights_resume_too(tmp_path: Path) -> None:
+    g, bad = digits(), damaged(digits(), 0.3)
+    options = replace(SHORT, lr=0.01, average=0.9, variants=2)
+    whole = distill(bad, g, unlabelled(), options)
+    last = distill(bad, g, unlabelled(), replace(options, average=0.0))
+    assert not same(whole.graph, last.graph)
+
+    from edgekit.compress.train import trainer
+
+    class Stops(trainer.Extension):
+        def after_step(self, module, step, optimizer):  # type: ignore[no-untyped-def]
+            if step == 7 and not (tmp_path / "stopped").exists():
+                (tmp_path / "stopped").touch()
+                raise _Stop
+
+    for _ in range(2):
+        goal = Distillation(bad, [g])
+        try:
+            run = train(bad, unlabelled(), goal, options, extensions=[Stops()], work=tmp_path)
+        except _Stop:
+            continue
+    assert run.resumed == 4 and same(run.graph, whole.graph)
+
+
+def test_batches_repeat_and_the_teacher_is_asked_once_about_each(tmp_path: Path) -> None:
+    g, bad, data = digits(), damaged(digits(), 0.3), unlabelled()
+    options = replace(SHORT, steps=20, batch=48, lr=0.01, augment=("crop", "mixup"), variants=2)
+    batches = Batches(data, options)
+    assert batches.cycle == 9  # 400 samples in batches of 48
+    a, b, c = (batches.at(k, torch.device("cpu")) for k in (1, 10, 2))
+    assert a.number == b.number == 1 and torch.equal(a.inputs[0], b.inputs[0])
+    assert not torch.equal(a.inputs[0], c.inputs[0])
+
+    asked: list[int | None] = []
+
+    class Counted(Distillation):
+        def _ask(self, batch):  # type: ignore[no-untyped-def]
+            asked.append(batch.number)
+            return super()._ask(batch)
+
+    kept = train(bad, data, Counted(bad, [g]), options, work=tmp_path)
+    assert sorted(asked) == list(range(9))  # type: ignore[type-var]
+    (file,) = tmp_path.glob("taught-*.npz")
+    plain = train(bad, data, Distillation(bad, [g]), replace(options, variants=0))
+    assert not same(kept.graph, plain.graph)
+
+    asked.clear()  # a second student of the same batches: nothing is left to ask
+    other = damaged(g, 0.2, seed=1)
+    second = train(other, data, Counted(other, [g]), options, work=tmp_path)
+    assert not asked
+    assert same(second.graph, distill(other, g, data, options).graph)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / file.name).write_bytes(file.read_bytes()[:100])  # damaged: asked again
+    third = train(other, data, Counted(other, [g]), options, work=elsewhere)
+    assert sorted(asked) == list(range(9)) and same(third.graph, second.graph)  # type: ignore[type-var]
+
+
 @pytest.mark.slow
 def test_resume_after_kill_9(tmp_path: Path) -> None:
     script = textwrap.dedent("""

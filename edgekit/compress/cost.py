@@ -1,30 +1,46 @@
 """What a network with fewer channels costs, without building it: MACs, parameters, cycles on a target.
 
-MACs and parameters are exact. Cycles are *estimated*: every layer of the uncut network is profiled once
-on the target's own device. Where the target can count single layers, each is counted at a grid of widths
-(:mod:`.counted`); elsewhere it is scaled by what is left of its MACs (or of its elements, where it has
-none). A result is compiled and profiled before anyone quotes it.
+MACs and parameters are exact. Cycles are *estimated*. Where the target can count single layers, each is
+counted at a grid of widths (:mod:`.counted`). From one profile elsewhere: every layer of the uncut network
+is profiled on the target's own device and scaled by what is left of its MACs (or of its elements, where
+it has none). From several: narrower networks are profiled too, and every layer gets a constant, a share
+by inputs, by outputs and by both (a Winograd convolution, say, transforms its inputs once for all
+outputs). A result is compiled and profiled before anyone quotes it.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from edgekit.compress.counted import Grid
-from edgekit.compress.groups import MIXING, Groups, is_grouped
+from edgekit.compress.groups import MIXING, Groups, cut, is_grouped
 from edgekit.compress.intervals import channels_of
 from edgekit.errors import InputError
-from edgekit.graph.ir import Graph
+from edgekit.graph.ir import Graph, Node
 from edgekit.graph.ops import macs
 from edgekit.targets.schema import Target
 
+Progress = Callable[[str], None]
 Measure = Literal["macs", "parameters", "cycles"]
+Optimize = Literal["balanced", "speed", "size", "ram"]
+
+
+@dataclass(frozen=True)
+class LayerCycles:
+    """constant + by_in * i + by_out * o + by_both * i * o, with the shares i and o of the input and
+    output channels that are left."""
+
+    constant: float
+    by_in: float
+    by_out: float
+    by_both: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class Cost:
         self,
         groups: Groups,
         measure: Measure = "macs",
-        layer_cycles: Mapping[str, float] | None = None,
+        layer_cycles: Mapping[str, float | LayerCycles] | None = None,
         grids: Mapping[str, Grid] | None = None,
     ) -> None:
         self.groups = groups
@@ -95,7 +111,14 @@ class Cost:
                     _Counted(grids[node.name], place.get(node.inputs[0] or ""), out)
                 )
             else:
-                self._add((layer_cycles or {}).get(node.name, 0.0), widths)
+                known = (layer_cycles or {}).get(node.name, 0.0)
+                if isinstance(known, LayerCycles):
+                    self._add(known.constant, ())
+                    self._add(known.by_in, widths[:1])
+                    self._add(known.by_out, widths[-1:])
+                    self._add(known.by_both, widths)
+                else:
+                    self._add(known, widths)
         self.total = float(self(self.units[None])[0])
         if not self.total > 0:
             raise InputError(f"the network has no {measure} to save")
@@ -103,6 +126,13 @@ class Cost:
     def _add(self, weight: float, widths: tuple[int, ...]) -> None:
         if weight:
             self._terms.append(_Term(weight, widths))
+
+    def shares(self, kept: np.ndarray, node: Node) -> tuple[float, float]:
+        """Shares of a node's input and output channels that are left when ``kept`` units are."""
+        ratio = (self._rest + np.asarray(kept, float) @ self._per_unit) / self._full
+        place = {n: i for i, n in enumerate(self._tensors)}
+        return (float(ratio[place[node.inputs[0]]]) if node.inputs[0] in place else 1.0,
+                float(ratio[place[node.outputs[0]]]) if node.outputs[0] in place else 1.0)  # fmt: skip
 
     def __call__(self, kept: np.ndarray) -> np.ndarray:
         """kept: int ``[..., groups]``: units kept. Returns the cost, ``[...]``."""
@@ -132,10 +162,12 @@ def granularity(target: Target | None, asked: int | None = None) -> int:
     return 4 if target is None else target.channel_multiple
 
 
-def layer_cycles(graph: Graph, target: Target, inputs: Sequence[np.ndarray]) -> dict[str, float]:
+def layer_cycles(
+    graph: Graph, target: Target, inputs: Sequence[np.ndarray], optimize: Optimize = "speed"
+) -> dict[str, float]:
     """Cycles (or nanoseconds, where the device has a clock only) of each layer of ``graph`` on the
-    target's own device, compiled for speed, by node name; a layer that was fused into another counts
-    nothing."""
+    target's own device, by node name; a layer that was fused into another counts nothing. optimize: as
+    it will be compiled."""
     from edgekit import api
     from edgekit.data import Dataset
     from edgekit.targets.base import CompileOptions
@@ -144,7 +176,7 @@ def layer_cycles(graph: Graph, target: Target, inputs: Sequence[np.ndarray]) -> 
     with tempfile.TemporaryDirectory(prefix="edgekit-cost-") as tmp:
         artifact = api.compile(
             graph, target.name, Path(tmp) / "a", data=samples,
-            options=CompileOptions(optimize="speed"),
+            options=CompileOptions(optimize=optimize),
         )  # fmt: skip
         document = api.profile(artifact)
     found: dict[str, float] = {}
@@ -161,3 +193,54 @@ def layer_cycles(graph: Graph, target: Target, inputs: Sequence[np.ndarray]) -> 
             "set the budget in MACs instead"
         )
     return {n: c for n, c in found.items() if n in known}
+
+
+def fitted_cycles(
+    groups: Groups,
+    target: Target,
+    inputs: Sequence[np.ndarray],
+    options: Sequence[np.ndarray],
+    profiles: int,
+    *,
+    optimize: Optimize = "speed",
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> dict[str, LayerCycles]:
+    """The layers' cycles as functions of their widths, from the uncut network and ``profiles - 1``
+    narrower ones of random widths.
+
+    options: units that each group may keep. A layer that the compiler fused away in one network and not
+    in another counts nothing there.
+    """
+    graph, rng = groups.graph, np.random.default_rng([seed, 0xC1C])
+    cost = Cost(groups, "macs")
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    for k in range(profiles):
+        progress(f"profiling the network on the target ({k + 1} of {profiles})")
+        kept = np.array([o[-1] if k == 0 else rng.choice(o) for o in options], np.int64)
+        keep = {g.name: np.arange(g.units) < n for g, n in zip(groups, kept, strict=True)}
+        found = layer_cycles(cut(groups, keep) if k else graph, target, inputs, optimize)
+        for node in graph.nodes:
+            i, o = cost.shares(kept, node)
+            rows.setdefault(node.name, []).append((i, o, found.get(node.name, 0.0)))
+    return {name: fitted(np.array(r)) for name, r in rows.items()}
+
+
+def fitted(rows: np.ndarray) -> LayerCycles:
+    """rows: float ``[profiles, 3]``: shares of inputs and outputs left, and cycles. The combination of
+    non-negative parts with the least relative error; of two equally good ones the simpler."""
+    i, o, cycles = rows.T
+    weight = 1.0 / np.maximum(cycles, max(1.0, 1e-3 * float(cycles.max())))
+    parts = np.stack([np.ones_like(i), i, o, i * o], axis=1) * weight[:, None]
+    goal = cycles * weight
+    best, least = np.zeros(4), np.inf
+    for mask in sorted(product((False, True), repeat=4), key=sum):
+        chosen = np.flatnonzero(mask)
+        if not 0 < len(chosen) <= len(rows):
+            continue
+        x, *_ = np.linalg.lstsq(parts[:, chosen], goal, rcond=None)
+        error = float(((parts[:, chosen] @ x - goal) ** 2).sum())
+        if x.min() >= 0.0 and error < least * 0.98 - 1e-12:
+            best, least = np.zeros(4), error
+            best[chosen] = x
+    return LayerCycles(*(float(v) for v in best))

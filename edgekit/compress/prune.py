@@ -7,13 +7,20 @@ each round. Every result is a plain graph with fewer channels; nothing is masked
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
 
 from edgekit.compress import allocate
-from edgekit.compress.cost import Cost, Measure, granularity, layer_cycles
+from edgekit.compress.cost import (
+    Cost,
+    Measure,
+    Optimize,
+    fitted_cycles,
+    granularity,
+    layer_cycles,
+)
 from edgekit.compress.counted import layer_grids
 from edgekit.compress.execute import distance, is_classifier, says
 from edgekit.compress.groups import Groups, cut, find_groups
@@ -64,20 +71,33 @@ def budget_of(
 
 
 def cost_of(
-    groups: Groups, ctx: StepContext, measure: Measure, multiple: int | None = None
+    groups: Groups,
+    ctx: StepContext,
+    measure: Measure,
+    multiple: int | None = None,
+    options: Sequence[np.ndarray] = (),
+    profiles: int = 1,
+    optimize: Optimize = "speed",
 ) -> Cost:
-    """The cost model; profiles the uncut network once where the measure is cycles, and counts its
-    layers at other widths."""
+    """The cost model; where the measure is cycles, the network is profiled on the target. With one
+    profile its layers are counted at other widths where the target can (always with their fastest
+    kernels); with several (of widths among ``options``) each layer's cycles are fitted."""
     if measure != "cycles":
         return Cost(groups, measure)
     if ctx.target is None:
         raise InputError("a budget of cycles needs a target; give one with --target")
-    ctx.progress("profiling the network on the target")
     graph = groups.graph
     inputs = ctx.inputs(graph, "a budget of cycles", 32)
-    cycles = layer_cycles(graph, ctx.target, inputs)
+    if profiles > 1:
+        fits = fitted_cycles(groups, ctx.target, inputs, options, profiles, optimize=optimize,
+                             seed=ctx.seed, progress=ctx.progress)  # fmt: skip
+        return Cost(groups, "cycles", fits)
+    ctx.progress("profiling the network on the target")
+    cycles = layer_cycles(graph, ctx.target, inputs, optimize)
     m = granularity(ctx.target, multiple)
-    grids = layer_grids(graph, ctx.target, inputs, m, cycles, ctx.progress)
+    grids = {}
+    if optimize == "speed":
+        grids = layer_grids(graph, ctx.target, inputs, m, cycles, ctx.progress)
     ctx.note(counted_layers=sorted(grids))
     return Cost(groups, "cycles", cycles, grids)
 
@@ -97,6 +117,8 @@ def plan(
     repair: Repair = "none",
     samples: int = 1000,
     realised: float | None = None,
+    profiles: int = 1,
+    optimize: Optimize = "speed",
 ) -> tuple[Groups, dict[str, np.ndarray]]:
     """Groups, and the units each keeps (bool ``[units]`` by group name), without cutting anything: what
     a gradual schedule needs at each of its stages (:func:`.groups.zeroed`, :func:`.groups.cut`)."""
@@ -125,7 +147,7 @@ def plan(
     if budget is None:
         kept = np.array([o[-1] for o in options], np.int64)
         return groups, keep_masks(groups, score, kept)
-    cost = cost_of(groups, ctx, measure, multiple)
+    cost = cost_of(groups, ctx, measure, multiple, options, profiles, optimize)
     allocate.check_reachable(cost, options, budget)
     ordered = [score[g.name] for g in groups]
     allowed = None if realised is None else runs_faster(groups, cost, realised)
@@ -290,6 +312,8 @@ def prune(
     ridge: Annotated[float, Within(0)] = 1e-3,
     rows: Count = 100_000,
     realised: Share | None = None,
+    profiles: Annotated[int, Within(1, 100)] = 1,
+    optimize: Optimize = "speed",
 ) -> Graph:
     """Cut channel groups until a share of the MACs, parameters or cycles is left, or each layer to its
     own share.
@@ -298,7 +322,10 @@ def prune(
     context's target). layers: group or node name -> share of its units to keep. multiple: channels kept
     are multiples of this (default: the target's). smallest: least share a group keeps. rounds: cut in so
     many rounds, repaired each. repair: what is fitted after each round. realised: with a budget of
-    cycles, only networks whose speed-up is at least this share of their reduction in MACs.
+    cycles, only networks whose speed-up is at least this share of their reduction in MACs. profiles: with
+    a budget of cycles, 1: the layers are counted at other widths where the target can, else scaled; more:
+    so many networks of other widths are profiled and each layer's cycles fitted (8 are good). optimize:
+    for what the result will be compiled.
     """
     budget = budget_of(macs, parameters, cycles)
     if budget is None and not layers:
@@ -318,7 +345,7 @@ def prune(
             graph, ctx, importance=importance, measure=measure,
             budget=None if budget is None else min(1.0, goal / left), layers=part,
             allocation=allocation, multiple=multiple, exclude=exclude, smallest=smallest,
-            repair=repair, samples=samples,
+            repair=repair, samples=samples, profiles=profiles, optimize=optimize,
             realised=None if realised is None else realised ** (1 / rounds),
         )  # fmt: skip
         for g in groups:

@@ -53,13 +53,15 @@ class TrainData:
 @dataclass(frozen=True, eq=False)
 class Batch:
     """inputs: float32 tensors on the device. labels: int64 ``[B]`` or None. index: which samples.
-    mixed: labels of the samples that were blended in with share ``1 - share`` (mixup), or None."""
+    mixed: labels of the samples that were blended in with share ``1 - share`` (mixup), or None.
+    number: batches of a run with the same number hold the same values; None: there is no other."""
 
     inputs: list[torch.Tensor]
     labels: torch.Tensor | None
     index: np.ndarray
     mixed: torch.Tensor | None = None
     share: float = 1.0
+    number: int | None = None
 
 
 class Batches:
@@ -69,6 +71,8 @@ class Batches:
         self.data = data
         self.options = options
         self.size = min(options.batch, len(data))
+        # the last batch of the cycle may begin an epoch that is not finished
+        self.cycle = -(-len(data) * options.variants // self.size)
         self._epoch = -1
         self._order = np.zeros(0, np.int64)
         if "flip" in options.augment or "crop" in options.augment:
@@ -88,6 +92,11 @@ class Batches:
             out[here] = self._permutation(epoch)[at[here] % n]
         return out
 
+    def key(self, precision: str) -> str:
+        """A text that only runs with the same batches, computed alike, share."""
+        o = self.options
+        return f"{self.data.key()} {self.size} {o.augment} {o.variants} {o.seed} {precision} {o.device}"
+
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
             rng = np.random.default_rng([self.options.seed, _ORDER, epoch])
@@ -95,6 +104,9 @@ class Batches:
         return self._order
 
     def at(self, step: int, device: torch.device) -> Batch:
+        number = None
+        if self.cycle:
+            number = step = step % self.cycle
         index = self.indices(step)
         labels = None
         if self.data.labels is not None:
@@ -106,11 +118,12 @@ class Batches:
         if "crop" in self.options.augment:
             inputs = [_crop(x, rng) for x in inputs]
         if "mixup" not in self.options.augment:
-            return Batch(inputs, labels, index)
+            return Batch(inputs, labels, index, number=number)
         share = float(rng.beta(1.0, 1.0))
         other = torch.from_numpy(rng.permutation(len(index))).to(device)
         inputs = [x * share + x[other] * (1.0 - share) for x in inputs]
-        return Batch(inputs, labels, index, None if labels is None else labels[other], share)
+        mixed = None if labels is None else labels[other]
+        return Batch(inputs, labels, index, mixed, share, number)
 
 
 def as_float(a: np.ndarray) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import nn
 from edgekit.compress.execute import is_classifier
 from edgekit.compress.train.batches import Batch, as_float
 from edgekit.compress.train.module import TrainModule
+from edgekit.compress.train.taught import Taught
 from edgekit.errors import InputError
 from edgekit.graph.ir import Graph
 
@@ -62,6 +64,13 @@ class Objective(nn.Module):
     def key(self) -> str:
         """What this objective depends on, as text (for checkpoints)."""
         return type(self).__name__
+
+    def remember(self, folder: Path | None, batches: str) -> None:
+        """Batches repeat: what depends on them alone may be kept, in ``folder`` between runs.
+        batches: a text that only the same batches have."""
+
+    def save(self) -> None:
+        """Write what is kept in the folder."""
 
 
 class CrossEntropy(Objective):
@@ -162,6 +171,7 @@ class Distillation(Objective):
         self.watch = tuple(dict.fromkeys([*(n for n, _ in self.heads), *self.pairs]))
         self._teachers = [TrainModule(_float(t)).eval().requires_grad_(False) for t in teachers]
         self._keys = [graph_key(t) for t in teachers]
+        self._known: Taught | None = None
 
     def key(self) -> str:
         return (
@@ -169,8 +179,29 @@ class Distillation(Objective):
             f"{self.hard.smoothing if self.hard else 0} {self.hints} {self.weight} {self.pairs}"
         )
 
+    def remember(self, folder: Path | None, batches: str) -> None:
+        if self.pairs:
+            return  # features are too many
+        text = "\n".join([*self._keys, batches])
+        name = f"taught-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+        self._known = Taught(None if folder is None else folder / name)
+
+    def save(self) -> None:
+        if self._known is not None:
+            self._known.save()
+
     def taught(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The teachers' values: logits averaged, hints from the first."""
+        known = None if self._known is None else self._known.get(batch.number)
+        if known is not None:
+            device = batch.inputs[0].device
+            return {f"head {k}": v.to(device) for k, v in enumerate(known)}
+        out = self._ask(batch)
+        if self._known is not None:
+            self._known.put(batch.number, [out[f"head {k}"] for k in range(len(self.heads))])
+        return out
+
+    def _ask(self, batch: Batch) -> dict[str, torch.Tensor]:
         out: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             for i, (module, names) in enumerate(

@@ -29,6 +29,9 @@ class TrainOptions:
     2018). precision: "bfloat16" is autocast with float32 weights; "auto" takes it where the processor
     multiplies it natively and the network is large enough to gain. seed: of order and augmentation.
     device: "cpu" or "cuda". checkpoint_every: steps between checkpoints; 0: every 30 seconds.
+    average: decay of an exponential moving average of the weights, which is the result then (0: the
+    last weights are). variants: order and augmentation repeat after so many epochs (0: never), so that
+    teachers need to be asked about a batch only once.
     """
 
     steps: int = 1000
@@ -46,6 +49,8 @@ class TrainOptions:
     seed: int = 0
     device: str = "cpu"
     checkpoint_every: int = 0
+    average: float = 0.0
+    variants: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "augment", tuple(self.augment))
@@ -57,6 +62,8 @@ class TrainOptions:
         _number("weight_decay", self.weight_decay, 0.0)
         _number("clip", self.clip, 0.0)
         _number("warmup", self.warmup, 0.0, 1.0)
+        _whole("variants", self.variants, 0)
+        _number("average", self.average, 0.0, 0.999999)
         _one_of("optimizer", self.optimizer, ("adamw", "sgd"))
         _one_of("schedule", self.schedule, ("cosine", "constant", "cyclic"))
         _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))

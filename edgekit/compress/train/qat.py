@@ -12,6 +12,7 @@ rate for all units.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,7 @@ class LearnedSteps(Extension):
         self._zero: dict[int, nn.Parameter] = {}
         self._weight: dict[str, nn.Parameter] = {}
         self._start = {n.name: start_scale(plan, n, bits.get(n.name, 8)) for n in self.layers}
+        self._starts: dict[str, torch.Tensor] = {}
         self._module: TrainModule | None = None
 
     def key(self) -> str:
@@ -88,13 +90,15 @@ class LearnedSteps(Extension):
             p = nn.Parameter(torch.zeros(len(self._start[node.name])))
             module.register_parameter(f"weight_{k}_scale", p)
             self._weight[node.name] = p
+            start = torch.from_numpy(self._start[node.name].copy())
+            self._starts[node.name] = start.to(next(module.parameters()).device)
             name = node.inputs[1] or ""
             shape = scale_shape(node, self._start[node.name])
             module.hook_constant(name, self._weight_hook(node.name, shape))
 
     def _activation_hook(self, i: int, quant: QuantParams) -> Hook:
         def hook(x: torch.Tensor) -> torch.Tensor:
-            gain = 1.0 / np.sqrt(x.numel() * 127.0)
+            gain = 1.0 / math.sqrt(x.numel() * 127.0)
             s = quant.s * torch.exp(_slowed(self._scale[i], gain))
             zp = quant.zp + _ZERO_POINT_UNIT * _slowed(self._zero[i], gain)
             zp = rounded(torch.clamp(zp, -128, 127))
@@ -114,8 +118,8 @@ class LearnedSteps(Extension):
 
     def _weight_scale(self, name: str, count: int = 0) -> torch.Tensor:
         p = self._weight[name]
-        start = torch.from_numpy(self._start[name].copy()).to(p.device)
-        value = _slowed(p, np.sqrt(p.numel() / count)) if count else p
+        start = self._starts[name]
+        value = _slowed(p, math.sqrt(p.numel() / count)) if count else p
         return start * torch.exp(value)
 
     # -- export ------------------------------------------------------------------------------------

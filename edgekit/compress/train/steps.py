@@ -120,7 +120,8 @@ def distill(
     from edgekit.compress.train import distill as d
 
     data = training_data(float_graph(graph, "distill"), ctx, "distill", labels > 0)
-    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training)
+    options = options_of(ctx, len(data), steps, epochs, batch, lr, augment, training,
+                         average=0.999)  # fmt: skip
     run = d.distill(graph, ctx.original or graph, data, options, temperature=temperature,
                     labels=labels, hints=hints, hint_weight=hint_weight,
                     hint_tensors=hint_tensors, keep_zeros=keep_zeros, work=ctx.work,

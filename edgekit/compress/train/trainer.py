@@ -132,9 +132,12 @@ def train(
         scales.update(e.scales(module))
     optimizer = _optimizer(module, objective, options, scales)
     path = None
-    key = _key(graph, data, objective, options, extensions)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
+    key = _key(graph, data, objective, options, extensions)
+    if options.variants:
+        objective.remember(work, batches.key(precision))
+    if work is not None:
         path = work / f"{name.replace(' ', '-')}-{key[:16]}.ckpt"
     run = _Run(module, objective, optimizer, options, batches, precision, extensions, path, key, name,
                progress)  # fmt: skip
@@ -276,7 +279,7 @@ def _optimizer(
     if not groups:
         raise InputError("the model has no float constants that could be trained")
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, eps=1e-10)
+        return torch.optim.AdamW(groups, lr=options.lr, eps=1e-10, fused=True)
     return torch.optim.SGD(groups, lr=options.lr, momentum=0.9, nesterov=True)
 
 
@@ -298,6 +301,15 @@ class _Run:
     progress: Progress | None
     losses: list[tuple[int, float]] = field(default_factory=list)
     resumed: int = 0
+    averaged: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.options.average > 0.0:
+            self.averaged = {k: v.clone() for k, v in self._live().items()}
+
+    def _live(self) -> dict[str, torch.Tensor]:
+        state = self.module.state_dict()
+        return {k: v.detach() for k, v in state.items() if v.is_floating_point()}
 
     def go(self) -> None:
         step = self.resumed = self._resume()
@@ -330,6 +342,9 @@ class _Run:
             self._note(step, pending, good)
         if good != step:
             self._keep(step)
+        if self.averaged:
+            self.module.load_state_dict(self.averaged, strict=False)
+        self.objective.save()
 
     def _step(self, step: int, device: torch.device) -> torch.Tensor:
         for g in self.optimizer.param_groups:
@@ -347,6 +362,13 @@ class _Run:
         self.optimizer.step()
         for e in self.extensions:
             e.after_step(self.module, step, self.optimizer)
+        if self.averaged:
+            # the first steps count less: the start is far from where the run goes
+            kept = min(self.options.average, (1.0 + step) / (10.0 + step))
+            live = self._live()
+            torch._foreach_lerp_(
+                [*self.averaged.values()], [live[k] for k in self.averaged], 1 - kept
+            )
         return loss.detach()
 
     def _clip(self) -> None:
@@ -354,10 +376,10 @@ class _Run:
         power = 1.0 if self.options.optimizer == "adamw" else 0.5
         scaled = [(p.grad, g["scale"] ** power) for g in self.optimizer.param_groups
                   for p in g["params"] if p.grad is not None]  # fmt: skip
-        norms = torch.stack([grad.norm() * k for grad, k in scaled])
+        all_norms = torch._foreach_norm([grad for grad, _ in scaled])
+        norms = torch.stack([n * k for n, (_, k) in zip(all_norms, scaled, strict=True)])
         factor = (self.options.clip / (norms.norm() + 1e-12)).clamp_max(1.0)
-        for grad, _ in scaled:
-            grad.mul_(factor)
+        torch._foreach_mul_([grad for grad, _ in scaled], factor)
 
     def _note(self, step: int, pending: list[torch.Tensor], good: int) -> None:
         values = torch.stack(pending).float().cpu()
@@ -393,6 +415,7 @@ class _Run:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "losses": [list(v) for v in self.losses],
+            "averaged": self.averaged,
         }
         for value in self.module.state_dict().values():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -407,6 +430,8 @@ class _Run:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.losses = [(int(a), float(b)) for a, b in state["losses"]]
+        for k, v in state["averaged"].items():
+            self.averaged[k].copy_(v)
         if self.progress and state["step"]:
             self.progress(f"{self.name}: continuing after step {state['step']}")
         return int(state["step"])
