@@ -26,9 +26,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from edgekit.devices.base import Device, DeviceInfo, Kind, RunRequest, RunResult
 from edgekit.devices.entries import DeviceEntry
@@ -37,6 +35,9 @@ from edgekit.devices.rpc_worker import read_frame, write_frame
 from edgekit.devices.transport import PROBE_S, Probe
 from edgekit.errors import DeviceError, DeviceUnavailable, InputError
 from edgekit.text import printable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 #: Starting a process that imports TVM, on a slow or busy machine.
 _START_S = 120.0
@@ -115,6 +116,8 @@ class RpcDevice:
         self._ask({"verb": "load", "path": str(library.resolve()), "name": name}, what="loading")
 
     def invoke(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        import numpy as np
+
         answer, blobs = self._ask(*_packed("invoke", inputs), what="an inference")
         return [
             np.frombuffer(b, t["dtype"]).reshape(t["shape"])
@@ -197,6 +200,8 @@ class RpcDevice:
 
 
 def _packed(verb: str, inputs: Sequence[np.ndarray]) -> tuple[dict[str, Any], list[bytes]]:
+    import numpy as np
+
     arrays = [np.ascontiguousarray(x) for x in inputs]
     described = [{"dtype": str(a.dtype), "shape": list(a.shape)} for a in arrays]
     return {"verb": verb, "inputs": described}, [a.tobytes() for a in arrays]
