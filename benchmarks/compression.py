@@ -99,7 +99,9 @@ def own_rows() -> list[Row]:
         Row("fisher, sensitivity, 0.75", [_prune("fisher", 0.75, "sensitivity")]),
         Row("fisher, measured, 0.75", [_prune("fisher", 0.75, "measured")]),
         Row("surgeon, global, 0.5, 3 rounds", [_prune("surgeon", 0.5, "global", rounds=3)]),
-        Row("surgeon, global, 0.75, multiples of 8", [_prune("surgeon", 0.75, "global", multiple=8)]),
+        Row(
+            "surgeon, global, 0.75, multiples of 8", [_prune("surgeon", 0.75, "global", multiple=8)]
+        ),
     ]
     for repair in ("none", "bias", "affine"):
         step = _prune("fisher", 0.75, "global", repair=repair)
@@ -113,7 +115,9 @@ def own_rows() -> list[Row]:
         rows.append(Row(f"{importance}, global, 0.75", [_prune(importance, 0.75, "global")]))
     low = {"step": "factorize", "repair": "least_squares", "samples": 2000}
     for form in ("auto", "spatial", "tucker", "cp"):
-        rows.append(Row(f"factorize, {form}, 0.75 of the MACs", [{**low, "form": form, "macs": 0.75}]))
+        rows.append(
+            Row(f"factorize, {form}, 0.75 of the MACs", [{**low, "form": form, "macs": 0.75}])
+        )
     rows.append(Row("factorize, auto, 0.5 of the MACs", [{**low, "macs": 0.5}]))
     both = [_prune("surgeon", 0.8, "global"), {**low, "macs": 0.75}]
     rows.append(Row("surgeon 0.8, then factorize 0.75 of the MACs", both))
@@ -133,7 +137,9 @@ def own_rows() -> list[Row]:
     none = "No data at all (images only for the scales of the int8 form)"
     for macs in (0.9, 0.74):
         step = {**_prune("l2", None, "uniform", macs=macs), "repair": "none"}
-        rows.append(Row(f"no data: l2, uniform, {macs:g} of the MACs", [step], none, data=lambda: None))
+        rows.append(
+            Row(f"no data: l2, uniform, {macs:g} of the MACs", [step], none, data=lambda: None)
+        )
         step = {"step": "factorize", "macs": macs}
         rows.append(Row(f"no data: factorize, auto, {macs:g} of the MACs", [step], none,
                         data=lambda: None))  # fmt: skip

@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from kernel_cases import EDGES, LAYERS, TableCase, random_cases  # noqa: E402
-from kernel_suite import SETS, Result, on_device, on_host, support, target_of  # noqa: E402
+from kernel_cases import EDGES, LAYERS, PACKED, TableCase, random_cases  # noqa: E402
+from kernel_suite import ON_HOST, SETS, Result, on_device, on_host, support, target_of  # noqa: E402
 
 SHARED = Path(os.environ.get("EDGEKIT_SHARED", ROOT.parent / "shared"))
 MODELS = ("ic_resnet8_int8", "kws_dscnn_int8", "ad_fcae_int8")
@@ -62,7 +62,7 @@ CMSIS_NN: dict[tuple[str, str], tuple[int, dict[int, float]]] = {
 
 
 def cases(random: int, ops: tuple[str, ...] | None) -> list[TableCase]:
-    named = [c for c in (*EDGES, *LAYERS) if ops is None or c.op in ops]
+    named = [c for c in (*EDGES, *PACKED, *LAYERS) if ops is None or c.op in ops]
     return [*named, *random_cases(random, ops)]
 
 
@@ -93,7 +93,7 @@ def test_rows(
     for name in names:
         entries = support(table, target_of(name)).entries
         kernels = len({e.call.variant for e in entries})
-        for place in places:
+        for place in places if name in ON_HOST else [p for p in places if p != "host"]:
             got = (
                 on_host(entries)
                 if place == "host"

@@ -2,7 +2,8 @@
 
 :data:`EDGES`: shapes and values where kernels break (one pixel, kernels as large as the input, odd
 channels, worst-case sums, dilation, strides past the end). :func:`random_cases`: any number of random
-ones of every operator. :data:`LAYERS`: layers of known networks, whose cost is of interest.
+ones of every operator. :data:`PACKED`: weights of few bits, zeros, int16. :data:`LAYERS`: layers of
+known networks, whose cost is of interest.
 A case is a graph of one node and inputs ``[samples, ...]`` for it.
 """
 
@@ -200,6 +201,7 @@ EDGES: tuple[TableCase, ...] = (
     _pool("average of all", "AVERAGE_POOL_2D", (1, 5, 6, 12), (5, 6)),
     _pool("average 2x2", "AVERAGE_POOL_2D", (1, 6, 6, 5), (2, 2)),
     _pool("maximum 3x2", "MAX_POOL_2D", (1, 9, 6, 7), (3, 2)),
+    _pool("maximum 2x2 of vectors", "MAX_POOL_2D", (1, 6, 6, 32), (2, 2)),
 )
 
 #: Where shared/baselines of CMSIS-NN are known; otherwise common layers of small networks.
@@ -223,6 +225,91 @@ LAYERS: tuple[TableCase, ...] = (
     _add("32x32x16", (1, 32, 32, 16), 0.8, "RELU"),
     _pool("average 8x8x64", "AVERAGE_POOL_2D", (1, 8, 8, 64), (8, 8)),
 )
+
+
+def of_few_bits(graph: Graph, kind: int | str, rng: np.random.Generator) -> Graph:
+    """The graph of one node with its weights exchanged for weights of that kind."""
+    g = graph.copy()
+    w = g.tensor(g.nodes[0].inputs[1])
+    if kind == "int4":
+        low = -7 if rng.random() < 0.5 else -8
+        data = rng.integers(low, 8, w.shape).astype(np.int8)
+        if rng.random() < 0.2:
+            data = np.where(rng.random(w.shape) < 0.5, low, 7).astype(np.int8)
+        g.tensors[w.name] = w.with_(dtype="int4", data=data)
+    elif kind in ("ternary", "binary"):
+        unit = int(rng.choice([1, 1, 127, 5]))
+        signs = rng.integers(-1, 2, w.shape) if kind == "ternary" else rng.choice([-1, 1], w.shape)
+        g.tensors[w.name] = w.with_(data=(unit * signs).astype(np.int8))
+    else:
+        assert isinstance(kind, int)
+        book = rng.choice(np.arange(-127, 128), kind, replace=False).astype(np.int8)
+        book[0] = 0 if rng.random() < 0.5 else book[0]
+        g.tensors[w.name] = w.with_(data=rng.choice(book, w.shape))
+    return g
+
+
+def thinned(graph: Graph, rng: np.random.Generator) -> Graph:
+    """The graph of one node with blocks of its weights set to zero; sometimes whole outputs."""
+    g = graph.copy()
+    w = g.tensor(g.nodes[0].inputs[1])
+    assert w.data is not None
+    rows = w.data.reshape(w.shape[0], -1)
+    blocks = -(-rows.shape[1] // 4)
+    keep = rng.random((len(rows), blocks)) < rng.choice([0.0, 0.1, 0.5, 1.0])
+    keep[rng.random(len(rows)) < 0.2] = False
+    data = rows * np.repeat(keep, 4, axis=1)[:, : rows.shape[1]]
+    g.tensors[w.name] = w.with_(data=data.reshape(w.shape).astype(np.int8))
+    return g
+
+
+def _packed(kind: int | str, base: TableCase) -> TableCase:
+    """A case of the table with weights of few bits, or with blocks of zeros."""
+    name = f"{kind} weights, {base.name}"
+
+    def make() -> opgen.Case:
+        graph, inputs = base.make()
+        rng = _rng(name)
+        return (thinned if kind == "zero" else functools.partial(of_few_bits, kind=kind))(
+            graph, rng=rng
+        ), inputs
+
+    return TableCase(name, base.op, make)
+
+
+def _wide(op: str) -> TableCase:
+    """A random case of int16 activations."""
+    name = f"int16 {op}"
+
+    def make() -> opgen.Case:
+        graph, inputs = opgen.CASES[op](_rng(name), dtype="int16")
+        return graph, [x[:2] for x in inputs]
+
+    return TableCase(name, op, make)
+
+
+_BY_NAME = {c.name: c for c in (*EDGES, *LAYERS)}
+
+#: Weights of few bits or with zeros, and int16 activations.
+PACKED: tuple[TableCase, ...] = (
+    *(
+        _packed(kind, _BY_NAME[name])
+        for kind in ("int4", 15, "ternary", "zero")
+        for name in ("conv 3x3 8x8x64", "conv 1x1 12x12x48-96", "dense 640-128")
+    ),
+    _packed("int4", _BY_NAME["conv 3x3 16x16x32"]),
+    _packed("int4", _BY_NAME["conv 3x3/2 32x32x16-32"]),
+    _packed("int4", _BY_NAME["conv 3x3 32x32x3-16"]),
+    _packed("int4", _BY_NAME["conv 1x1/2 32x32x16-32"]),
+    _packed("int4", _BY_NAME["depthwise 3x3 25x5x64"]),
+    _packed("int4", _BY_NAME["depthwise 5x5 12x12x24"]),
+    _packed(3, _BY_NAME["depthwise 3x3/2 24x24x48"]),
+    *(
+        _wide(op)
+        for op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB",
+                   "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "SUM")
+    ),
+)  # fmt: skip
 
 
 def random_cases(each: int, ops: tuple[str, ...] | None = None) -> Iterator[TableCase]:

@@ -4,9 +4,10 @@ A *set* is a target whose variants are asked for and, besides the host, where th
 
     portable   Cortex-M0+   Unicorn      mve      Cortex-M55   QEMU
     dsp        Cortex-M4    Unicorn      aarch64  Cortex-A76   QEMU
+                                         i8mm     Cortex-X3    QEMU
 
-On the host every set's kernels run in their portable form under address and undefined-behaviour
-sanitizers, each buffer exactly as large as its tensor. On a device all cases are layers of one program.
+On the host portable, dsp and mve kernels run in their portable form under address and
+undefined-behaviour sanitizers, each buffer exactly as large as its tensor. On a device all cases are layers of one program.
 A new set is one more row of :data:`SETS`.
 """
 
@@ -40,7 +41,11 @@ SETS = {
     "dsp": "cortex-m4",
     "mve": "cortex-m55",
     "aarch64": "cortex-a76",
+    "i8mm": "galaxy-s23",
 }
+#: Those whose kernels have a portable form. NEON's have none: their tests put every buffer before a
+#: protected page instead (``neon_harness``).
+ON_HOST = ("portable", "dsp", "mve")
 
 
 #: In one program: linker scripts leave room for the code of so many.

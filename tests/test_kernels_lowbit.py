@@ -14,6 +14,7 @@ from dsp_harness import Case as M4Case
 from dsp_harness import M4Program, m4
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_cases import of_few_bits
 
 from edgekit.errors import UnsupportedError
 from edgekit.graph.ir import Graph
@@ -27,28 +28,6 @@ OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 MODULES = (lowbit_ref, lowbit_dsp, lowbit_unpack)
 #: Kinds of weights: int4 numbers, and codebooks of so many values.
 KINDS = ("int4", 2, 3, 15, 50, "ternary", "binary")
-
-
-def of_few_bits(graph: Graph, kind: int | str, rng: np.random.Generator) -> Graph:
-    """The graph of one node with its weights exchanged for weights of that kind."""
-    g = graph.copy()
-    w = g.tensor(g.nodes[0].inputs[1])
-    if kind == "int4":
-        low = -7 if rng.random() < 0.5 else -8
-        data = rng.integers(low, 8, w.shape).astype(np.int8)
-        if rng.random() < 0.2:
-            data = np.where(rng.random(w.shape) < 0.5, low, 7).astype(np.int8)
-        g.tensors[w.name] = w.with_(dtype="int4", data=data)
-    elif kind in ("ternary", "binary"):
-        unit = int(rng.choice([1, 1, 127, 5]))
-        signs = rng.integers(-1, 2, w.shape) if kind == "ternary" else rng.choice([-1, 1], w.shape)
-        g.tensors[w.name] = w.with_(data=(unit * signs).astype(np.int8))
-    else:
-        assert isinstance(kind, int)
-        book = rng.choice(np.arange(-127, 128), kind, replace=False).astype(np.int8)
-        book[0] = 0 if rng.random() < 0.5 else book[0]
-        g.tensors[w.name] = w.with_(data=rng.choice(book, w.shape))
-    return g
 
 
 def calls(graph: Graph, target: object) -> list[KernelCall]:

@@ -14,6 +14,7 @@ from dsp_harness import Case as M4Case
 from dsp_harness import M4Program, m4
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_cases import thinned
 
 from edgekit.graph.ir import Graph, QuantParams, Tensor
 from edgekit.graph.reference import run_node
@@ -21,20 +22,6 @@ from edgekit_targets.mcu.contract import KernelCall
 from edgekit_targets.mcu.variants import sparse
 
 OPS = ("CONV_2D", "FULLY_CONNECTED")
-
-
-def thinned(graph: Graph, rng: np.random.Generator) -> Graph:
-    """The graph of one node with blocks of its weights set to zero; sometimes whole outputs."""
-    g = graph.copy()
-    w = g.tensor(g.nodes[0].inputs[1])
-    assert w.data is not None
-    rows = w.data.reshape(w.shape[0], -1)
-    blocks = -(-rows.shape[1] // 4)
-    keep = rng.random((len(rows), blocks)) < rng.choice([0.0, 0.1, 0.5, 1.0])
-    keep[rng.random(len(rows)) < 0.2] = False
-    data = rows * np.repeat(keep, 4, axis=1)[:, : rows.shape[1]]
-    g.tensors[w.name] = w.with_(data=data.reshape(w.shape).astype(np.int8))
-    return g
 
 
 def calls(graph: Graph) -> list[KernelCall]:
