@@ -213,6 +213,8 @@ class McuLatency:
     def _ways(
         self, machine: _Machine, node: Node, graph: Graph, key: str
     ) -> tuple[list[_Way], list[tuple[str, str]]]:
+        if any(hasattr(v, "concerns") for v in variants.variants_for(node, graph)):
+            return _find_ways(node, graph, machine.mcu.target)  # goes by values; keys by shapes
         found = machine.ways.get(key)
         if found is None:
             found = _find_ways(node, graph, machine.mcu.target)
@@ -271,7 +273,7 @@ def _find_ways(
     node: Node, graph: Graph, target: Target
 ) -> tuple[list[_Way], list[tuple[str, str]]]:
     ways, refused = [], []
-    for v in variants.variants_of(node.type):
+    for v in variants.variants_for(node, graph):
         reason = v.reject(node, graph, target)
         if reason is None:
             ways.append(_way(node, graph, Option(v.lower(node, graph, target), v.rank)))
