@@ -28,9 +28,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.devices.base import Device, DeviceInfo, Kind, RunRequest, RunResult
+from edgekit.devices.base import Device, DeviceInfo, Kind
 from edgekit.devices.entries import DeviceEntry
 from edgekit.devices.lock import DeviceLock
+from edgekit.devices.no_programs import NoPrograms
 from edgekit.devices.rpc_worker import read_frame, write_frame
 from edgekit.devices.transport import PROBE_S, Probe
 from edgekit.errors import DeviceError, DeviceUnavailable, InputError
@@ -46,12 +47,17 @@ _PORTS = (1, 65535)
 _HOST = re.compile(r"[A-Za-z0-9_\[:][A-Za-z0-9_.:%\[\]-]{0,254}")
 
 
-class RpcDevice:
+class RpcDevice(NoPrograms):
     """See :class:`edgekit.devices.base.ModuleRunner`."""
+
+    instead = (
+        "is a TVM RPC server and runs no programs: compile with --engine tvm, or reach the device "
+        "by ssh or adb"
+    )
 
     def __init__(self, entry: DeviceEntry, lock: DeviceLock | None) -> None:
         """lock: already taken; given back by :meth:`close`."""
-        self.entry = entry
+        self.entry, self.name = entry, entry.name
         self._lock = lock
         self._where, self._connect = _address(entry)
         self._timeout_s = entry.seconds("timeout_s", 0.0) or _TIMEOUT_S
@@ -68,31 +74,9 @@ class RpcDevice:
 
     # -- Device ----------------------------------------------------------------------------------
 
-    @property
-    def name(self) -> str:
-        return self.entry.name
-
     def info(self) -> DeviceInfo:
         details = {"server": self._where, "key": self._connect["key"]}
         return DeviceInfo(self.name, "rpc", self._kind, f"TVM RPC, {self._where}", details)
-
-    def push(self, local: Path, remote: str) -> None:
-        raise self._no_programs()
-
-    def push_bytes(self, data: bytes, remote: str) -> None:
-        raise self._no_programs()
-
-    def pull(self, remote: str) -> bytes:
-        raise self._no_programs()
-
-    def run(self, request: RunRequest) -> RunResult:
-        raise self._no_programs()
-
-    def _no_programs(self) -> DeviceError:
-        return DeviceError(
-            f"{self.name} is a TVM RPC server and runs no programs: compile with --engine tvm, or reach "
-            "the device by ssh or adb"
-        )
 
     def close(self) -> None:
         self._end()

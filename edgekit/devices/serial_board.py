@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgekit.devices.base import DeviceInfo, Kind, Lap, RunRequest, RunResult
+from edgekit.devices.base import DeviceInfo, Kind, Lap
 from edgekit.devices.lock import DeviceLock
+from edgekit.devices.no_programs import NoPrograms
 from edgekit.errors import DeviceError, DeviceUnavailable
 from edgekit.text import printable
 
@@ -55,8 +56,13 @@ class SerialOptions:
     flash: tuple[str, ...] = ()
 
 
-class SerialDevice:
+class SerialDevice(NoPrograms):
     """A board; see :class:`edgekit.devices.base.ModelBoard` for what it can do."""
+
+    instead = (
+        "runs the model in its firmware and takes no programs: artifacts of family mcu can be run, "
+        "verified and profiled on it"
+    )
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class SerialDevice:
         lock: DeviceLock | None = None,
     ) -> None:
         """lock: already taken; given back by :meth:`close`."""
-        self._name, self._port = name, port
+        self.name, self._port = name, port
         self._options = options or SerialOptions()
         self._lock = lock
         self._serial: Any = None
@@ -75,10 +81,6 @@ class SerialDevice:
         self._open()
 
     # -- Device ----------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     def info(self) -> DeviceInfo:
         kind: Kind = "measured" if self._options.instruction_ns is None else "simulated"
@@ -90,25 +92,7 @@ class SerialDevice:
             "clock_hz": self.clock_hz(),
         }
         what = "board" if kind == "measured" else "emulated board"
-        return DeviceInfo(self._name, "serial", kind, f"{what} on {self._port}", details)
-
-    def push(self, local: Path, remote: str) -> None:
-        raise self._no_programs()
-
-    def push_bytes(self, data: bytes, remote: str) -> None:
-        raise self._no_programs()
-
-    def pull(self, remote: str) -> bytes:
-        raise self._no_programs()
-
-    def run(self, request: RunRequest) -> RunResult:
-        raise self._no_programs()
-
-    def _no_programs(self) -> DeviceError:
-        return DeviceError(
-            f"{self._name} runs the model in its firmware and takes no programs: artifacts of family "
-            "mcu can be run, verified and profiled on it"
-        )
+        return DeviceInfo(self.name, "serial", kind, f"{what} on {self._port}", details)
 
     def close(self) -> None:
         self._close_port()
@@ -156,7 +140,7 @@ class SerialDevice:
         sizes = [size for _, size in self._about["x-input"]]
         if [len(x) for x in inputs] != sizes:
             raise DeviceError(
-                f"{self._name}: its firmware takes inputs of {sizes} bytes, not "
+                f"{self.name}: its firmware takes inputs of {sizes} bytes, not "
                 f"{[len(x) for x in inputs]}; flash the firmware of this artifact"
             )
         patience = _PATIENCE_MS if self._options.instruction_ns is None else _PATIENCE_EMULATED_MS
@@ -201,7 +185,7 @@ class SerialDevice:
         layers = self._one("x-layers")[0]
         rows = self._rows("x-layer-time", "x-lap", layers)
         if [k for k, _ in rows] != list(range(layers)):
-            raise DeviceError(f"{self._name} gave the layers of another model")
+            raise DeviceError(f"{self.name} gave the layers of another model")
         return [ticks for _, ticks in rows]
 
     def trace(self) -> list[tuple[int, int, bytes]]:
@@ -230,7 +214,7 @@ class SerialDevice:
         """Program the board with the configured command, then wait for the firmware."""
         if not self._options.flash:
             raise DeviceError(
-                f"{self._name} has no flash command; name one in its entry of devices.yaml, such as "
+                f"{self.name} has no flash command; name one in its entry of devices.yaml, such as "
                 "[pyocd, flash, '{elf}']"
             )
         command = [word.replace("{elf}", str(elf)) for word in self._options.flash]
@@ -241,14 +225,14 @@ class SerialDevice:
             )
         except FileNotFoundError:
             raise DeviceError(
-                f"cannot flash {self._name}: there is no '{command[0]}' here"
+                f"cannot flash {self.name}: there is no '{command[0]}' here"
             ) from None
         except subprocess.TimeoutExpired:
-            raise DeviceError(f"flashing {self._name} took more than 300 s") from None
+            raise DeviceError(f"flashing {self.name} took more than 300 s") from None
         if done.returncode:
             words = printable((done.stderr or done.stdout).decode("utf-8", "replace").strip())
             last = words.splitlines()[-1] if words else "it said nothing"
-            raise DeviceError(f"flashing {self._name} failed ({command[0]}): {last[:200]}")
+            raise DeviceError(f"flashing {self.name} failed ({command[0]}): {last[:200]}")
         self._about, self._id = {}, ""
         self._open()
 
@@ -259,7 +243,7 @@ class SerialDevice:
             import serial
         except ImportError:
             raise DeviceError(
-                f"{self._name} needs the Python package pyserial: pip install pyserial"
+                f"{self.name} needs the Python package pyserial: pip install pyserial"
             ) from None
         try:
             self._serial = serial.Serial(
@@ -275,7 +259,7 @@ class SerialDevice:
                 why = "this user may not; on Linux, join group dialout"
             else:
                 why = printable(text)[:200]
-            raise DeviceUnavailable(f"cannot open {self._port} for {self._name}: {why}") from None
+            raise DeviceUnavailable(f"cannot open {self._port} for {self.name}: {why}") from None
 
     def _learn(self) -> None:
         """What the firmware says of itself, once."""
@@ -323,11 +307,11 @@ class SerialDevice:
             except OSError as e:
                 self._close_port()
                 raise DeviceUnavailable(
-                    f"{self._name} was unplugged or its port failed while {what} "
+                    f"{self.name} was unplugged or its port failed while {what} "
                     f"({printable(str(e))[:120]})"
                 ) from None
         raise DeviceError(
-            f"{self._name} answers with garbage while {what}; check baud rate "
+            f"{self.name} answers with garbage while {what}; check baud rate "
             f"({self._options.baud}), wiring, and that its firmware is edgekit's"
         )
 
@@ -351,7 +335,7 @@ class SerialDevice:
     def _check_time(self, what: str) -> None:
         if time.monotonic() > self._deadline:
             raise DeviceError(
-                f"{self._name} did not answer within {self._options.timeout_s:g} s ({what}); is its "
+                f"{self.name} did not answer within {self._options.timeout_s:g} s ({what}); is its "
                 f"firmware edgekit's, and the baud rate {self._options.baud}?"
             )
 
@@ -377,11 +361,11 @@ class SerialDevice:
                 raise _Garbled
         line = line.rstrip(b"\r\n")
         if line == b"m-init-done":
-            raise DeviceError(f"{self._name} restarted in the middle of its work")
+            raise DeviceError(f"{self.name} restarted in the middle of its work")
         if line.startswith(b"e-fault"):
             numbers = [*re.findall(rb"\d+", line), b"0", b"0"]
             raise DeviceError(
-                f"{self._name} stopped with fault {int(numbers[0])} at pc {int(numbers[1]):#x}; reset it"
+                f"{self.name} stopped with fault {int(numbers[0])} at pc {int(numbers[1]):#x}; reset it"
             )
         if line.startswith(b"e-["):
             raise _Garbled
