@@ -7,7 +7,8 @@ A *set* is a target whose variants are asked for and, besides the host, where th
                                          i8mm     Cortex-X3    QEMU
 
 On the host portable, dsp and mve kernels run in their portable form under address and
-undefined-behaviour sanitizers, each buffer exactly as large as its tensor. On a device all cases are layers of one program.
+undefined-behaviour sanitizers, each buffer exactly as large as its tensor. On a device all cases are
+layers of one program.
 A new set is one more row of :data:`SETS`.
 """
 
