@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit import api
-from edgekit.errors import InputError
+from edgekit.errors import DeviceError, DeviceUnavailable, InputError
 from edgekit.formats import ekg
 from edgekit.search import metrics
 from edgekit.search.costs import Estimator, LayerCosts
-from edgekit.search.evaluate import Evaluator
+from edgekit.search.evaluate import Evaluator, patiently
 from edgekit.search.folder import Cache, StudyFolder, without_password
 from edgekit.search.halving import candidates, next_training, planned
 from edgekit.search.ledger import Ledger, alive
@@ -399,3 +399,25 @@ def test_defaults_are_consistent() -> None:
     assert SearchOptions().strategy in NAMES
     for name in NAMES:
         assert get_strategy(name).name in (name, "knapsack")
+
+
+def test_a_device_that_is_away_is_asked_again() -> None:
+    """Unplugged, busy, starting again: worth another try; what is wrong for good is not."""
+    tries: list[int] = []
+
+    def away(times: int, error: type[Exception]) -> str:
+        tries.append(1)
+        if len(tries) <= times:
+            raise error("it is away")
+        return "measured"
+
+    assert patiently(lambda: away(2, DeviceUnavailable), (0.0, 0.0)) == "measured"
+    assert len(tries) == 3
+    tries.clear()
+    with pytest.raises(DeviceUnavailable):
+        patiently(lambda: away(3, DeviceUnavailable), (0.0, 0.0))
+    assert len(tries) == 3
+    tries.clear()
+    with pytest.raises(DeviceError):
+        patiently(lambda: away(1, DeviceError), (0.0, 0.0))
+    assert len(tries) == 1

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from edgekit.artifact import json_text
 from edgekit.data import Dataset, model_inputs
-from edgekit.errors import EdgekitError, InputError
+from edgekit.errors import DeviceUnavailable, EdgekitError, InputError
 from edgekit.graph.ir import Graph
 from edgekit.search.folder import Cache, StudyFolder, digest
 from edgekit.search.space import Fidelity, Point, Space, make_space
 
 #: Samples that the integer form is calibrated on.
 CALIBRATION = 100
+#: Seconds before a device that could not be reached is asked again.
+RETRY_S = (2.0, 15.0)
+
+_T = TypeVar("_T")
 
 
 def space_of(folder: StudyFolder) -> Space:
@@ -47,6 +51,17 @@ def space_of(folder: StudyFolder) -> Space:
         settings={"optimize": s["optimize"][0], "engine": s["engines"][0],
                   "distill": s.get("distill", {})},
     )  # fmt: skip
+
+
+def patiently(measure: Callable[[], _T], pauses_s: Sequence[float] = RETRY_S) -> _T:
+    """``measure()``, again after a pause while the device is unplugged, busy or starting again; its
+    DeviceUnavailable once the pauses are used up, which makes the trial fail."""
+    for pause in pauses_s:
+        try:
+            return measure()
+        except DeviceUnavailable:
+            time.sleep(pause)
+    return measure()
 
 
 class Evaluator:
@@ -241,7 +256,7 @@ class Evaluator:
                 quantize=QuantizeOptions(), calibration_samples=CALIBRATION,
             )  # fmt: skip
             compiled = time.perf_counter()
-            profile = api.profile(art, device=self.spec["device"], data=self.val)
+            profile = patiently(lambda: api.profile(art, device=self.spec["device"], data=self.val))
             measured = time.perf_counter()
             integer = art.reference
         quality: dict[str, Any] = {"values": {}, "quality": None}
