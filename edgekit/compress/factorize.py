@@ -94,11 +94,6 @@ def _lost(values: np.ndarray, rank: int) -> float:
     return float(energy[rank:].sum() / max(energy.sum(), 1e-30))
 
 
-def _rank_for(values: np.ndarray, energy: float) -> int:
-    cumulative = np.cumsum(values**2) / max(float((values**2).sum()), 1e-30)
-    return int(np.searchsorted(cumulative, energy - 1e-12) + 1)
-
-
 def _unfold_factors(w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Directions of the output and input channels with their singular values (HOSVD)."""
     o, _, _, c = w.shape

@@ -175,12 +175,6 @@ class TablePredictor:
     def save(self) -> None:
         tables.save(self.table)
 
-    def with_optimize(self, optimize: str) -> TablePredictor:
-        """The same table for another preference of the backend."""
-        other = object.__new__(TablePredictor)
-        other.__dict__ = {**self.__dict__, "_optimize": optimize, "_known": {}}
-        return other
-
 
 def total_of(document: Mapping[str, Any], unit: str) -> float | None:
     """The figure of a profile in a table's unit."""

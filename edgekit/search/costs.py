@@ -296,8 +296,3 @@ class Estimator:
                 if measured:
                     self._factors.append(measured / total)
         return off
-
-
-def mac_costs(space: Space) -> list[LayerCosts | None]:
-    """The same costs in MACs only: what a search without a clock goes by."""
-    return [LayerCosts(b.groups) if len(b.groups) else None for b in space.bases]
